@@ -1,0 +1,5 @@
+"""``python -m segstream``."""
+
+from segstream.cli import main
+
+main()

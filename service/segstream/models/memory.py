@@ -1,0 +1,64 @@
+"""The memory's own layers: key/value heads and the gated fusion (LMANet, sections 3.2 and 3.4)."""
+
+import torch
+from torch import Tensor, nn
+
+from segstream.pages import Pages
+
+KEY_CHANNELS = 16
+VALUE_CHANNELS = 64
+_EPS = 1e-3
+
+
+class KeyValueHead(nn.Module):
+    """Projects features ``(B, C, h, w)`` to a key ``(B, h, w, Dk)`` and a value ``(B, h, w, Dv)``.
+
+    Keys and values leave channels-last because that is the layout of a page.
+    """
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.key = nn.Conv2d(in_channels, KEY_CHANNELS, 3, padding=1)
+        self.value = nn.Conv2d(in_channels, VALUE_CHANNELS, 3, padding=1)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.key(features).permute(0, 2, 3, 1), self.value(features).permute(0, 2, 3, 1)
+
+
+class GatedFusion(nn.Module):
+    """Joins the query value with the memory read-out; the published variant ``sigmoid-do1``.
+
+    Each branch is projected and weighted by a gate computed from both::
+
+        out = relu(bn(query_conv(q) * sigmoid(query_gate([q, m]))
+                    + memory_conv(m) * sigmoid(memory_gate([q, m]))))
+    """
+
+    def __init__(self, out_channels: int) -> None:
+        super().__init__()
+        c = VALUE_CHANNELS
+        self.query_bn = nn.BatchNorm2d(c, eps=_EPS)
+        self.memory_bn = nn.BatchNorm2d(c, eps=_EPS)
+        self.dropout = nn.Dropout2d(0.3)
+        self.query_conv = nn.Conv2d(c, out_channels, 3, padding=1)
+        self.memory_conv = nn.Conv2d(c, out_channels, 3, padding=1)
+        self.query_gate = nn.Conv2d(2 * c, out_channels, 3, padding=1)
+        self.memory_gate = nn.Conv2d(2 * c, out_channels, 3, padding=1)
+        self.bn = nn.BatchNorm2d(out_channels, eps=_EPS)
+
+    def forward(self, query_value: Tensor, readout: Tensor) -> Tensor:
+        """``(B, h, w, Dv)`` twice to ``(B, out_channels, h, w)``."""
+        query = query_value.permute(0, 3, 1, 2)
+        memory = readout.permute(0, 3, 1, 2)
+        query = torch.relu(self.dropout(self.query_bn(query)))
+        memory = torch.relu(self.dropout(self.memory_bn(memory)))
+        both = torch.cat([query, memory], dim=1)
+        fused = self.query_conv(query) * torch.sigmoid(self.query_gate(both))
+        fused = fused + self.memory_conv(memory) * torch.sigmoid(self.memory_gate(both))
+        return torch.relu(self.bn(fused))
+
+
+def write_pages(pages: Pages, slots: Tensor, key: Tensor, value: Tensor) -> None:
+    """Store keys ``(B, h, w, Dk)`` and values ``(B, h, w, Dv)`` in the B distinct ``slots``."""
+    pages.keys[slots] = key.to(pages.keys.dtype)
+    pages.values[slots] = value.to(pages.values.dtype)
