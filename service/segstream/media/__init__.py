@@ -1,0 +1,1 @@
+"""Codecs for images, videos and label maps; overlays."""

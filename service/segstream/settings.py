@@ -1,0 +1,180 @@
+"""Settings of the service. The one place where the environment is read."""
+
+import json
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import platformdirs
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from segstream.checkpoints import DEFAULT
+
+_MIB = 1024 * 1024
+# gRPC counts the bytes of a message in a signed 32-bit integer.
+_MAX_GRPC_BYTES = 2**31 - 1
+_ORIGIN = re.compile(r"https?://[^/?#\s]+", re.IGNORECASE)
+
+
+class Settings(BaseSettings):
+    """Every setting may come from the environment as ``SEGSTREAM_<NAME>``."""
+
+    model_config = SettingsConfigDict(env_prefix="SEGSTREAM_", extra="ignore", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on; loopback unless told.")
+    port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 = any free one.")
+    http_port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 = any free one.")
+    models: Annotated[list[str], NoDecode] = Field(
+        [DEFAULT],
+        min_length=1,
+        description="Checkpoints to serve: names or files. The first one is the default model.",
+    )
+    engine: Literal["in-process", "triton"] = Field(
+        "in-process", description="Where frames are computed: here, or in a Triton server."
+    )
+    triton: str = Field(
+        "127.0.0.1:8001",
+        pattern=r"^[^\s/]+:\d{1,5}$",
+        description="HOST:PORT of the Triton server's gRPC port (engine triton).",
+    )
+    triton_pages: Literal["auto", "shared", "tensors"] = Field(
+        "auto",
+        description="How Triton gets at the memory: it maps the pages (shared; one machine), or "
+        "they travel with each frame (tensors); auto: shared where it can.",
+    )
+    triton_timeout_seconds: float = Field(
+        30.0, gt=0, description="A frame waits so long for a Triton that fails or hangs."
+    )
+    triton_start_seconds: float = Field(
+        120.0, gt=0, description="The start waits so long for Triton and its models."
+    )
+    device: str = Field("cpu", description="Where the network runs: cpu, cuda, cuda:1, ...")
+    runtime: Literal["auto", "native", "onnx", "torch"] = Field(
+        "auto",
+        description="What runs the network; auto: native (this package's C++) on CPU, torch "
+        "elsewhere. Replicas that share sessions must run the same.",
+    )
+    num_threads: int = Field(0, ge=0, description="Threads of a forward on CPU; 0 = all cores.")
+    max_batch_size: int = Field(8, ge=1, le=256, description="Frames in one forward.")
+    max_sessions: int = Field(64, ge=1, description="Sessions streaming at once.")
+    max_memory_bytes: int = Field(
+        2048 * _MIB,
+        ge=_MIB,
+        description="Bytes of all memory banks on the device; beyond it the least recently used "
+        "are spilled.",
+    )
+    page_dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="How keys and values are stored."
+    )
+    max_pending_frames: int = Field(
+        2, ge=1, le=64, description="Frames a stream may have waiting in each stage."
+    )
+    max_message_bytes: int = Field(
+        64 * _MIB,
+        ge=_MIB,
+        le=_MAX_GRPC_BYTES,
+        description="Largest gRPC and WebSocket message and HTTP body.",
+    )
+    allowed_origins: Annotated[list[str], NoDecode] = Field(
+        [],
+        description="Origins, such as https://example.org, whose pages may open the WebSocket "
+        "besides the service's own.",
+    )
+    max_image_pixels: int = Field(4096 * 2304, ge=64, description="Largest image, in pixels.")
+    idle_seconds: float = Field(300.0, gt=0, description="A silent stream ends after so long.")
+    drain_seconds: float = Field(
+        20.0,
+        ge=0,
+        description="On SIGTERM, time to answer what was taken and to hand sessions over.",
+    )
+    spill_after_seconds: float = Field(
+        60.0, gt=0, description="A memory unused for so long leaves the device."
+    )
+    session_ttl_seconds: float = Field(
+        600.0, gt=0, description="A session without a stream is forgotten after so long."
+    )
+    redis_url: SecretStr | None = Field(
+        None,
+        description="Redis (or Valkey) that replicas share: redis://, rediss:// or unix://. "
+        "Without it sessions stay on this machine.",
+    )
+    redis_password_file: Path | None = Field(
+        None, description="File with the password of Redis, for URLs without one."
+    )
+    spill_directory: Path | None = Field(
+        None,
+        description="Where memories are spilled without Redis; sessions there outlive the service. "
+        "Default: a temporary directory.",
+    )
+    max_spill_bytes: int = Field(
+        4096 * _MIB, ge=_MIB, description="Bytes of the spill directory; the oldest go first."
+    )
+    lease_seconds: float = Field(
+        1.0,
+        ge=0.1,
+        le=60,
+        description="How long a replica that fell silent still counts as a session's owner.",
+    )
+    replica_name: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
+        description="How this replica is called. Default: host and process.",
+    )
+    degrade_above_queue_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Read less memory while frames wait longer than this; 0 = never.",
+    )
+    clip_storage: str = Field(
+        default_factory=lambda: str(platformdirs.user_data_path("segstream") / "clips"),
+        description="Where uploaded clips and their results lie: a directory, or s3://bucket/path "
+        "and whatever else fsspec knows. Default: the user's data directory.",
+    )
+    max_clip_bytes: int = Field(1024 * _MIB, ge=1, description="Largest clip to upload.")
+    max_clip_seconds: float = Field(600.0, gt=0, description="Longest clip.")
+    max_clip_decoder_bytes: int = Field(
+        2048 * _MIB,
+        ge=256 * _MIB,
+        description="Memory of the process that decodes a clip.",
+    )
+    clip_workers: int = Field(
+        1, ge=0, le=64, description="Clips worked on at once; 0 = leave them to other replicas."
+    )
+    clip_ttl_seconds: float = Field(
+        7 * 24 * 3600.0, gt=0, description="A clip is removed so long after its job ended."
+    )
+    log_format: Literal["console", "json"] = Field("console", description="Form of the log.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least serious lines that the log holds."
+    )
+    ready_file: Path | None = Field(
+        None, description="Written with the bound addresses once the service is ready."
+    )
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is not an origin, such as https://example.org:8443")
+        return [origin.lower() for origin in origins]
+
+    @model_validator(mode="after")
+    def _triton_can_reach_the_pages(self) -> Self:
+        if self.engine == "triton" and self.device.partition(":")[0] not in ("cpu", "cuda"):
+            raise ValueError(
+                f"engine is 'triton', which takes pages on device cpu or cuda, got {self.device!r}"
+            )
+        return self
+
+    @field_validator("models", "allowed_origins", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        """The environment gives a JSON list, or names with commas between them."""
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+        return [name for part in value.split(",") if (name := part.strip())]
