@@ -1,0 +1,1 @@
+"""Where memory lives between frames: page pool, memory banks, session store."""
