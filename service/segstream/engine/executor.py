@@ -1,0 +1,48 @@
+"""What runs the network on one batch; the seam between the engine and its runtimes."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from segstream.engine.base import Step
+from segstream.media.label_maps import LabelMap
+
+Lap = Callable[[str], None]
+"""Called with a stage's name at the end of the stage."""
+
+
+class Executor(Protocol):
+    """One model on one runtime. What a step gives depends on nothing but the step."""
+
+    def __call__(self, steps: Sequence[Step], lap: Lap) -> list[LabelMap | None]:
+        """Label maps ``(H, W)`` uint8 of steps of one frame size and pool; writes their pages."""
+
+
+def frames(steps: Sequence[Step], device: torch.device) -> torch.Tensor:
+    """The images of the steps, ``(B, 3, H, W)`` floats in 0..1."""
+    images = torch.from_numpy(np.stack([step.image for step in steps])).to(device)
+    return images.permute(0, 3, 1, 2).float().div_(255)
+
+
+def read_slots(steps: Sequence[Step], device: torch.device) -> torch.Tensor:
+    """``(B, T)`` int32; shorter rows are filled with -1, absent."""
+    length = max(len(step.read_slots) for step in steps)
+    rows = [step.read_slots + (-1,) * (length - len(step.read_slots)) for step in steps]
+    return torch.tensor(rows, dtype=torch.int32, device=device).reshape(len(steps), length)
+
+
+def write_slots(steps: Sequence[Step], device: torch.device) -> torch.Tensor:
+    """``(B,)``."""
+    return torch.tensor([step.write_slot for step in steps], device=device)
+
+
+def by_index(
+    num_steps: int, wanted: Sequence[int], label_maps: Sequence[LabelMap] | LabelMap
+) -> list[LabelMap | None]:
+    """The label maps of the ``wanted`` steps at their places, None for the others."""
+    results: list[LabelMap | None] = [None] * num_steps
+    for index, label_map in zip(wanted, label_maps, strict=True):
+        results[index] = label_map
+    return results

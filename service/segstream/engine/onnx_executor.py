@@ -1,0 +1,31 @@
+"""The network in ONNX Runtime, on CPU."""
+
+from collections.abc import Sequence
+
+import torch
+
+from segstream.engine.base import Step
+from segstream.engine.executor import Lap, by_index, frames, read_slots, write_slots
+from segstream.media.label_maps import LabelMap
+from segstream.models import OnnxLMANet
+
+_CPU = torch.device("cpu")
+
+
+class OnnxExecutor:
+    """See ``Executor``: neither the batch nor the number of threads moves a bit."""
+
+    def __init__(self, network: OnnxLMANet) -> None:
+        self._network = network
+
+    def __call__(self, steps: Sequence[Step], lap: Lap) -> list[LabelMap | None]:
+        wanted = [index for index, step in enumerate(steps) if step.wants_label_map]
+        label_maps = self._network.label_maps(
+            wanted,
+            frames(steps, _CPU),
+            steps[0].pages,
+            read_slots(steps, _CPU),
+            write_slots(steps, _CPU),
+            lap,
+        )
+        return by_index(len(steps), wanted, label_maps)

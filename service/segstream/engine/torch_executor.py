@@ -1,0 +1,58 @@
+"""The network in torch: the reference, and what a GPU runs."""
+
+from collections.abc import Sequence
+
+import torch
+
+from segstream.engine.base import Step
+from segstream.engine.executor import Lap, frames, read_slots, write_slots
+from segstream.media.label_maps import LabelMap
+from segstream.models import LMANet
+
+
+class TorchExecutor:
+    """See ``Executor``. On CPU one step at a time: torch rounds otherwise in another batch.
+
+    It also does so on another number of threads, and on a GPU; there ``Executor``'s promise holds
+    only for equal batches.
+    """
+
+    def __init__(self, model: LMANet, device: str) -> None:
+        self._model = model.to(device)
+        self._device = torch.device(device)
+
+    @torch.inference_mode()
+    def __call__(self, steps: Sequence[Step], lap: Lap) -> list[LabelMap | None]:
+        if self._device.type == "cpu":
+            return [self._run([step], lap)[0] for step in steps]
+        results: dict[int, LabelMap | None] = {}
+        for wants_label_map in (True, False):
+            chosen = {i: s for i, s in enumerate(steps) if s.wants_label_map is wants_label_map}
+            if chosen:
+                label_maps = self._run(list(chosen.values()), lap)
+                results.update(zip(chosen, label_maps, strict=True))
+        return [results[index] for index in range(len(steps))]
+
+    def _run(self, steps: Sequence[Step], lap: Lap) -> Sequence[LabelMap | None]:
+        images, pages = frames(steps, self._device), steps[0].pages
+        slots = write_slots(steps, self._device)
+        if not steps[0].wants_label_map:
+            self._model.memorise(images, pages, slots)
+            self._lap(lap, "encode")
+            return [None] * len(steps)
+        logits = self._model(
+            images,
+            pages,
+            read_slots(steps, self._device),
+            slots,
+            lap=lambda stage: self._lap(lap, stage),
+        )
+        num_classes = self._model.config.label_set.num_classes
+        label_maps = logits[:, :num_classes].argmax(dim=1).to(torch.uint8).cpu().numpy()
+        lap("fuse_decode")
+        return list(label_maps)
+
+    def _lap(self, lap: Lap, stage: str) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # kernels run behind the host's back
+        lap(stage)
