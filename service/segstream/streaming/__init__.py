@@ -1,0 +1,32 @@
+"""Sessions: the way of a frame, whatever wire it came over."""
+
+from segstream.streaming.messages import (
+    EncodedLabelMap,
+    Frame,
+    FrameResult,
+    MemoryTier,
+    SessionConfig,
+    SessionEndReason,
+    SessionStatus,
+    Skipped,
+)
+from segstream.streaming.resources import Resources
+from segstream.streaming.segmenter import Segmenter, StreamLimits
+from segstream.streaming.session import Session
+from segstream.streaming.stream import Stream
+
+__all__ = [
+    "EncodedLabelMap",
+    "Frame",
+    "FrameResult",
+    "MemoryTier",
+    "Resources",
+    "Segmenter",
+    "Session",
+    "SessionConfig",
+    "SessionEndReason",
+    "SessionStatus",
+    "Skipped",
+    "Stream",
+    "StreamLimits",
+]
