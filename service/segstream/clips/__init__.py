@@ -1,0 +1,1 @@
+"""Clips: uploaded videos, their jobs and what is made of them."""
