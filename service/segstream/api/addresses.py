@@ -1,0 +1,11 @@
+"""Hosts and ports as addresses are written."""
+
+
+def is_ipv6(host: str) -> bool:
+    """Whether ``host`` is an IPv6 address rather than a name or an IPv4 one."""
+    return ":" in host
+
+
+def join_address(host: str, port: int) -> str:
+    """``host:port``, an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if is_ipv6(host) else f"{host}:{port}"

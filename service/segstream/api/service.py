@@ -1,0 +1,202 @@
+"""The service: engine, sessions and wires under one roof, started and stopped in order."""
+
+import asyncio
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from pathlib import Path
+
+import structlog
+import torch
+
+from segstream.api.addresses import join_address
+from segstream.api.clips import make_clip_jobs
+from segstream.api.grpc_server import GrpcServer
+from segstream.api.http_app import create_app
+from segstream.api.http_server import HttpServer
+from segstream.api.spilling import make_spill_tier
+from segstream.engine import Engine
+from segstream.errors import InvalidInputError
+from segstream.media.images import ImageLimits
+from segstream.memory.page_storage import DeviceStorage, PageStorage
+from segstream.memory.session_store import SessionStore
+from segstream.settings import Settings
+from segstream.streaming import MemoryTier, Resources, Segmenter, StreamLimits
+from segstream.streaming.degradation import DegradationLadder
+from segstream.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+
+# Each may hold a body of the largest size.
+_MAX_UPLOADS = 16
+_TIDY_PERIOD_SECONDS = 1.0
+
+
+class Service:
+    """Serves ``engine`` as ``settings`` say; an async context manager.
+
+    ``storage`` is where pages must lie for the engine; by default in the device's own memory.
+
+    Entering it returns when both wires listen. Leaving it stops in order: refuse new sessions, let
+    open streams answer what they took, hand their sessions over, close the wires, stop the engine.
+    """
+
+    def __init__(
+        self, settings: Settings, engine: Engine, storage: PageStorage | None = None
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._codecs = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="codecs")
+        self.metrics = Metrics()
+        self._image_limits = ImageLimits(
+            max_bytes=settings.max_message_bytes, max_pixels=settings.max_image_pixels
+        )
+        self._spill_tier = make_spill_tier(settings, self.metrics)
+        store = SessionStore(
+            max_bytes=settings.max_memory_bytes,
+            max_banks_per_pool=settings.max_sessions,
+            storage=storage or DeviceStorage(getattr(torch, settings.page_dtype), settings.device),
+            on_evict=partial(self.metrics.memory_moved, "evict", "device"),
+        )
+        resources = Resources(
+            engine=engine,
+            store=store,
+            spill_tier=self._spill_tier,
+            codecs=self._codecs,
+            metrics=self.metrics,
+            image_limits=self._image_limits,
+            ladder=DegradationLadder(
+                max(info.memory_length for info in engine.models.values()),
+                settings.degrade_above_queue_seconds,
+            ),
+            replica_name=settings.replica_name,
+        )
+        limits = StreamLimits(
+            max_sessions=settings.max_sessions,
+            max_pending_frames=settings.max_pending_frames,
+            idle_seconds=settings.idle_seconds,
+            spill_after_seconds=settings.spill_after_seconds,
+            session_ttl_seconds=settings.session_ttl_seconds,
+        )
+        self._segmenter = Segmenter(resources, limits, next(iter(engine.models)))
+        self._jobs = make_clip_jobs(settings, self._segmenter, resources)
+        _add_gauges(self.metrics, store, self._segmenter)
+        self.metrics.gauge("clips_running", "Clips worked on here.", lambda: self._jobs.num_running)
+
+    async def __aenter__(self) -> "Service":
+        async with AsyncExitStack() as undo:
+            undo.callback(_log.info, "stopped")
+            undo.callback(self._codecs.shutdown)
+            undo.push_async_callback(self._engine.stop)
+            await self._spill_tier.start()
+            undo.push_async_callback(self._spill_tier.stop)
+            tidying = asyncio.create_task(self._tidy())
+            undo.callback(tidying.cancel)
+            await self._jobs.start()
+            undo.push_async_callback(self._jobs.stop, self._settings.drain_seconds)
+            self._build()
+            undo.push_async_callback(self._shut_down)
+            await self.grpc.start()
+            await self.http.start()  # /readyz answers for both
+            if self._settings.ready_file is not None:
+                _write_ready_file(self._settings.ready_file, self.addresses)
+            self._undo = undo.pop_all()
+        _log.info("serving", models=list(self._engine.models), **self.addresses)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._undo.aclose()
+
+    def _build(self) -> None:
+        settings = self._settings
+        self.grpc = GrpcServer(
+            self._segmenter,
+            host=settings.host,
+            port=settings.port,
+            max_sessions=settings.max_sessions,
+            max_message_bytes=settings.max_message_bytes,
+        )
+        app = create_app(
+            self._segmenter,
+            self.metrics,
+            self._image_limits,
+            self._jobs,
+            max_uploads=min(settings.max_sessions, _MAX_UPLOADS),
+            max_clip_bytes=settings.max_clip_bytes,
+            allowed_origins=settings.allowed_origins,
+        )
+        self.http = HttpServer(
+            app,
+            host=settings.host,
+            port=settings.http_port,
+            max_message_bytes=settings.max_message_bytes,
+        )
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(_TIDY_PERIOD_SECONDS)
+            try:
+                await self._segmenter.tidy()
+            except Exception:
+                _log.exception("tidying failed")
+
+    async def _shut_down(self) -> None:
+        _log.info("shutting down")
+        if self._settings.ready_file is not None:
+            with suppress(OSError):  # its folder may be gone; what follows must happen all the same
+                self._settings.ready_file.unlink()
+        await self.grpc.announce_shutdown()
+        deadline_seconds = self._settings.drain_seconds
+        await asyncio.gather(
+            self._segmenter.drain(deadline_seconds), self._jobs.stop(deadline_seconds)
+        )
+        await asyncio.gather(self.grpc.stop(grace_seconds=1.0), self.http.stop())
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where the wires listen."""
+        return {
+            "grpc": join_address(self.grpc.host, self.grpc.port),
+            "http": f"http://{join_address(self.http.host, self.http.port)}",
+        }
+
+
+def _add_gauges(metrics: Metrics, store: SessionStore, segmenter: Segmenter) -> None:
+    metrics.gauge("streams", "Streams open now.", lambda: segmenter.num_streams)
+    metrics.gauge(
+        "sessions_parked", "Sessions that wait for their client.", lambda: segmenter.num_parked
+    )
+    metrics.gauge(
+        "pages_used", "Memory pages in use.", lambda: sum(pool.num_used for pool in store.pools)
+    )
+    metrics.gauge(
+        "pages", "Memory pages in all pools.", lambda: sum(pool.num_pages for pool in store.pools)
+    )
+    metrics.gauge("memory_bytes", "Bytes of all page pools.", lambda: store.reserved_bytes)
+    metrics.gauge("max_memory_bytes", "Bytes that they may have.", lambda: store.max_bytes)
+    metrics.gauges(
+        "sessions",
+        "Sessions held here, by where their memory is.",
+        "tier",
+        {tier.value: partial(segmenter.num_on_tier, tier) for tier in MemoryTier},
+    )
+    metrics.gauges(
+        "session_bytes",
+        "Bytes of the sessions held here, by where they are.",
+        "tier",
+        {tier.value: partial(segmenter.num_bytes_on_tier, tier) for tier in MemoryTier},
+    )
+
+
+def _write_ready_file(path: Path, addresses: dict[str, str]) -> None:
+    """It appears whole. Raises InvalidInputError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(json.dumps(addresses))
+        temporary.replace(path)
+    except OSError as error:
+        raise InvalidInputError(
+            f"ready_file {path} cannot be written: {error.strerror}", field="ready_file"
+        ) from error

@@ -1,0 +1,180 @@
+"""The WebSocket wire: the sessions of gRPC's StreamSegment, for browsers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+import structlog
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+
+from segstream.api.grpc_messages import (
+    config_from_pb,
+    ended_to_pb,
+    error_to_pb,
+    frame_from_pb,
+    ready_to_pb,
+    result_to_pb,
+)
+from segstream.api.problems import problem
+from segstream.api.websocket_messages import (
+    FrameHeadError,
+    message_from_response,
+    request_from_message,
+)
+from segstream.errors import EngineError, ExhaustedError, InvalidInputError, SegstreamError
+from segstream.streaming import Frame, Segmenter, SessionEndReason, Stream
+from segstream.v1 import segmentation_pb2 as pb
+from segstream.wire import status_of
+
+_log = structlog.get_logger(__name__)
+
+_MAX_HANDSHAKE_SECONDS = 10.0
+_IN_ORDER = 1000
+# Private codes: a session's error closes the socket with this plus its gRPC status.
+_FIRST_ERROR = 4000
+# What a control frame has left for the reason.
+_MAX_REASON_BYTES = 123
+
+
+def add_stream(app: FastAPI, segmenter: Segmenter, *, allowed_origins: Sequence[str]) -> None:
+    """Serve sessions at ``/v1/stream`` to pages of the same and of the allowed origins."""
+    # Twice: a stream that is one too many is told so, and why, by the segmenter.
+    max_sockets = 2 * segmenter.limits.max_sessions
+    num_open = 0
+
+    @app.websocket("/v1/stream")
+    async def stream(socket: WebSocket) -> None:
+        """One session; see docs/websocket.md."""
+        nonlocal num_open
+        if not _is_allowed(socket, allowed_origins):
+            detail = f"origin {socket.headers['origin']!r} is not allowed; see allowed_origins"
+            await socket.send_denial_response(problem(HTTPStatus.FORBIDDEN, detail, field="origin"))
+            return
+        if num_open >= max_sockets:
+            error = ExhaustedError(f"{num_open} WebSockets are open, at most as many may be")
+            await socket.send_denial_response(
+                problem(
+                    HTTPStatus.TOO_MANY_REQUESTS,
+                    error.message,
+                    retry_after_seconds=error.retry_after_seconds,
+                )
+            )
+            return
+        num_open += 1
+        try:
+            await socket.accept()
+            await _Conversation(socket, segmenter).run()
+        finally:
+            num_open -= 1
+
+
+class _Conversation:
+    """One session over one socket."""
+
+    def __init__(self, socket: WebSocket, segmenter: Segmenter) -> None:
+        self._socket = socket
+        self._segmenter = segmenter
+        self._handshake_seconds = min(segmenter.limits.idle_seconds, _MAX_HANDSHAKE_SECONDS)
+        self._stream: Stream | None = None
+
+    async def run(self) -> None:
+        """The whole of it; whatever goes wrong is told to the client, if it is still there."""
+        try:
+            try:
+                await self._stream_segment()
+            except SegstreamError as error:
+                await self._fail(error)
+            except WebSocketDisconnect:
+                raise
+            except Exception:
+                _log.exception("unexpected error")
+                await self._fail(EngineError("internal error; see the service's log"))
+        except WebSocketDisconnect:
+            return  # the session is parked, or was none
+        except asyncio.CancelledError:
+            if self._stream is None or self._stream.end_reason is not SessionEndReason.IDLE:
+                raise
+            # The client has stopped reading: it cannot be told either.
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+
+    async def _stream_segment(self) -> None:
+        traceparent = self._socket.headers.get("traceparent", "")
+        config = config_from_pb(await self._first(), traceparent)
+        async with self._segmenter.open(config) as session:
+            stream = self._stream = session.stream
+            with _departure_noted(stream):
+                await self._send(ready_to_pb(session))
+                pipeline = self._segmenter.pipeline(session)
+                async with aclosing(pipeline.results(self._frames())) as results:
+                    async for result in results:
+                        await self._send(result_to_pb(result))
+                await self._segmenter.leave(session, stream)
+                await self._send(ended_to_pb(session, stream))
+                await self._socket.close(_IN_ORDER, stream.end_reason.value)
+
+    async def _first(self) -> pb.StreamSegmentRequest:
+        try:
+            async with asyncio.timeout(self._handshake_seconds):
+                return request_from_message(await self._receive())
+        except TimeoutError as error:
+            raise InvalidInputError(
+                f"no config within {self._handshake_seconds:g} seconds", field="config"
+            ) from error
+
+    async def _frames(self) -> AsyncIterator[Frame]:
+        while True:
+            try:
+                request = request_from_message(await self._receive())
+            except FrameHeadError as error:
+                yield Frame(error.frame_index, None, b"", fault=error)
+                continue
+            if request.HasField("end_of_frames"):
+                return
+            yield frame_from_pb(request)
+
+    async def _receive(self) -> str | bytes:
+        """The next message. Raises WebSocketDisconnect when the client is gone."""
+        message = await self._socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message["code"], message.get("reason"))
+        text: str | None = message.get("text")
+        data: bytes | None = message.get("bytes")
+        return text if text is not None else data or b""
+
+    async def _send(self, response: pb.StreamSegmentResponse) -> None:
+        message = message_from_response(response)
+        if isinstance(message, str):
+            await self._socket.send_text(message)
+        else:
+            await self._socket.send_bytes(message)
+
+    async def _fail(self, error: SegstreamError) -> None:
+        await self._send(error_to_pb(error))
+        reason = error.message.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
+        await self._socket.close(_FIRST_ERROR + status_of(error).value[0], reason)
+
+
+@contextmanager
+def _departure_noted(stream: Stream) -> Iterator[None]:
+    """A client that goes without a word may come back: its session is parked."""
+    try:
+        yield
+    except WebSocketDisconnect:
+        stream.end(SessionEndReason.CLIENT_GONE)
+        raise
+
+
+def _is_allowed(socket: WebSocket, allowed_origins: Sequence[str]) -> bool:
+    """Whether the page that opens the socket may; what is no browser states no origin."""
+    origin = socket.headers.get("origin")
+    if origin is None or origin.lower() in allowed_origins:
+        return True
+    try:
+        authority = urlsplit(origin).netloc
+    except ValueError:
+        return False
+    return bool(authority) and authority.lower() == socket.headers.get("host", "").lower()

@@ -1,0 +1,46 @@
+"""The Python client: numpy images in, label maps out. Does not need torch.
+
+with Client("127.0.0.1:50051") as client, client.stream() as session:
+    for result in session.segment(images):
+        print(result.frame_index, result.label_map.shape)
+"""
+
+from segstream.client.asynchronous import AsyncClient, AsyncSession
+from segstream.client.blocking import Client, Session
+from segstream.client.messages import (
+    Frame,
+    FrameResult,
+    Resumption,
+    SessionEnd,
+    SessionInfo,
+    StageTimings,
+    StreamKeywords,
+    StreamOptions,
+    find_label_set,
+)
+from segstream.media.images import ImageEncoding
+from segstream.media.label_maps import IdSpace, LabelMapEncoding
+from segstream.wire import FramePolicy, SessionEndReason, SessionOrigin, SkipReason
+
+__all__ = [
+    "AsyncClient",
+    "AsyncSession",
+    "Client",
+    "Frame",
+    "FramePolicy",
+    "FrameResult",
+    "IdSpace",
+    "ImageEncoding",
+    "LabelMapEncoding",
+    "Resumption",
+    "Session",
+    "SessionEnd",
+    "SessionEndReason",
+    "SessionInfo",
+    "SessionOrigin",
+    "SkipReason",
+    "StageTimings",
+    "StreamKeywords",
+    "StreamOptions",
+    "find_label_set",
+]

@@ -1,0 +1,17 @@
+/** Making elements without HTML in strings. */
+
+/** An element with properties (`aria-*`, `data-*` and `role` as attributes) and children. */
+export function element(name, properties = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) {
+    if (/^(aria-|data-)|^(role|scope)$/.test(key)) made.setAttribute(key, value);
+    else made[key] = value;
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+/** The element of this id, which the page has. */
+export function byId(id) {
+  return document.getElementById(id);
+}
