@@ -1,0 +1,79 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from segstream.cli import app
+from segstream.label_sets import CAMVID
+from segstream.models import LMANet, LMANetConfig
+from segstream.models.checkpoint import save
+from tests.support.models import write_street_checkpoint
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "net.safetensors"
+    save(LMANet(LMANetConfig(CAMVID, 12, memory_length=2, window_size=3)), path)
+    return path
+
+
+def evaluate(root: Path, checkpoint: Path, *arguments: str | Path) -> Result:
+    given = ("evaluate", "--root", root, "--checkpoint", checkpoint, *arguments)
+    return CliRunner().invoke(app, [str(argument) for argument in given])
+
+
+def test_without_json_there_is_a_table(camvid: Path, checkpoint: Path) -> None:
+    result = evaluate(camvid, checkpoint)
+    assert result.exit_code == 0, result.output
+    for text in ("single_frame", "memory", "mIoU", "sky"):
+        assert text in result.stdout
+    assert "Evaluating" in result.stderr
+    assert "6/6" in result.stderr
+
+
+def test_json_goes_to_a_file_beside_the_table(
+    camvid: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    result = evaluate(camvid, checkpoint, "--json", tmp_path / "result.json")
+    assert "mIoU" in result.stdout
+    figures = json.loads((tmp_path / "result.json").read_text())
+    assert (figures["dataset"], figures["split"], figures["frames"]) == ("camvid", "val", 6)
+    assert set(figures["models"]) == {"single_frame", "memory"}
+    assert 0 <= figures["models"]["memory"]["miou"] <= 100
+
+
+def test_json_is_all_there_is_on_stdout(camvid: Path, checkpoint: Path) -> None:
+    result = evaluate(camvid, checkpoint, "--json", "-")
+    assert json.loads(result.stdout)["frames"] == 6
+    assert "Evaluating" in result.stderr
+
+
+def told(result: Result) -> str:
+    """The one line that says what is wrong."""
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    return line.removeprefix("Error: ")
+
+
+def test_an_unknown_class_is_one_line(camvid: Path, checkpoint: Path) -> None:
+    label = camvid / "valannot" / "0002.png"
+    cv2.imwrite(str(label), np.full((72, 96), 99, np.uint8))
+    assert told(evaluate(camvid, checkpoint)) == f"{label}: class 99, at most 11 is known"
+
+
+def test_a_missing_split_is_one_line(camvid: Path, checkpoint: Path) -> None:
+    assert "split 'test'" in told(evaluate(camvid, checkpoint, "--split", "test"))
+
+
+def test_a_network_of_other_classes_is_refused(camvid: Path, tmp_path: Path) -> None:
+    checkpoint = write_street_checkpoint(tmp_path)
+    assert "classes of cityscapes, not of camvid" in told(evaluate(camvid, checkpoint))
+
+
+def test_a_result_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere" / "result.json"
+    result = evaluate(tmp_path, tmp_path / "none.pth", "--json", nowhere)
+    assert "no writable folder" in told(result)
