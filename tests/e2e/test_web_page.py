@@ -85,7 +85,7 @@ def test_the_session_without_memory_comes_and_goes(page: WebPage) -> None:
     assert_shows(page, "memoryless", memoryless.last_label_map())
     compare.press("Space")
     expect(page.page.locator("[data-pane=memoryless]")).to_have_count(0)
-    expect(page.page.locator("#sessions tbody tr")).to_have_count(1)
+    expect(page.page.locator("#sessions tbody tr", has_text="this page")).to_have_count(1)
     [ended] = memoryless.of_kind("ended")
     assert ended["reason"] == "SESSION_END_REASON_CLIENT_CLOSED"
     assert with_memory.of_kind("ended") == []
