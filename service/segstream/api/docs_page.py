@@ -1,4 +1,4 @@
-"""The pages that describe the API: what browsers may do on them."""
+"""The page that describes the API: what browsers may do on it."""
 
 import base64
 import hashlib
@@ -10,14 +10,14 @@ from starlette.datastructures import MutableHeaders
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_PAGES: Final = ("/docs", "/redoc")
+_PAGE: Final = "/docs"
 _SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
 def secure_docs(app: FastAPI) -> None:
-    """Let the pages run the scripts that they come with, and no others."""
+    """Let the page run the scripts that it comes with, and no others."""
     for route in app.routes:
-        if isinstance(route, Route) and route.path in _PAGES:
+        if isinstance(route, Route) and route.path == _PAGE:
             route.app = _OwnScripts(route.app)
 
 
@@ -58,7 +58,6 @@ def _policy(page: bytes) -> str:
             "img-src 'self' data:",
             "font-src 'self'",
             "connect-src 'self'",
-            "worker-src blob:",
             "base-uri 'none'",
             "form-action 'none'",
             "frame-ancestors 'none'",

@@ -81,6 +81,7 @@ def create_app(
     """The application; everything it needs is handed in. ``max_uploads`` are read at once."""
     app = FastAPIOffline(
         title="segstream",
+        redoc_url=None,
         version=__version__,
         description="Video semantic segmentation with memory. Streams go over gRPC, or over the "
         "WebSocket at /v1/stream.",

@@ -20,7 +20,7 @@ from segstream.doors.key_ring import KeyRing, bearer
 from segstream.errors import UnauthenticatedError
 from segstream.telemetry.metrics import Metrics
 
-PUBLIC_PATHS: Final = frozenset({"/", "/livez", "/readyz", "/docs", "/redoc", "/openapi.json"})
+PUBLIC_PATHS: Final = frozenset({"/", "/livez", "/readyz", "/docs", "/openapi.json"})
 """What may be read without a key: the page, the probes, the description of the API."""
 
 PUBLIC_FOLDERS: Final = ("/web/", "/static-offline-docs/")

@@ -92,7 +92,7 @@ def revoke(file: KeysFile, key_id: KeyId) -> None:
 
 def _limits(**values: float | None) -> Limits:
     try:
-        return Limits(**values)  # type: ignore[arg-type]
+        return Limits(**values)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])

@@ -60,11 +60,11 @@ def open_channel(address: str, tls: ClientTls | None = None) -> grpc.Channel:
     addresses = [part.strip() for part in address.split(",") if part.strip()]
     if not addresses:
         raise InvalidInputError(f"server {address!r} names no host:port", field="server")
-    target, options = addresses[0], CHANNEL_OPTIONS
+    target, options = addresses[0], list[tuple[str, int | str]](CHANNEL_OPTIONS)
     if len(addresses) > 1:
         target = f"ipv4:{','.join(map(_to_ipv4, addresses))}"
         host = addresses[0].rpartition(":")[0]
-        options = (*options, ("grpc.ssl_target_name_override", host))
+        options.append(("grpc.ssl_target_name_override", host))
     if tls is None:
         return grpc.insecure_channel(target, options)
     return grpc.secure_channel(target, tls.credentials(), options)

@@ -2,6 +2,7 @@
 
 import ssl
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -98,7 +99,7 @@ async def test_old_versions_of_tls_are_refused(
 ) -> None:
     service = await start_service(tls_cert=server.certificate, tls_key=server.key)
     old = context(authority)
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
     with pytest.raises(httpx.ConnectError):
         await get(service, old, "/livez")
@@ -109,7 +110,7 @@ async def test_an_unencrypted_client_is_not_answered(
 ) -> None:
     service = await start_service(tls_cert=server.certificate, tls_key=server.key)
     async with grpc.aio.insecure_channel(service.grpc_address) as channel:
-        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await check(b"", timeout=10)
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -130,7 +131,7 @@ async def test_clients_must_show_a_certificate_that_is_trusted(
         files = (None, None) if shown is None else (shown.certificate, shown.key)
         credentials = ClientTls(roots, *files).credentials()
         async with grpc.aio.secure_channel(service.grpc_address, credentials) as channel:
-            check = channel.unary_unary("/grpc.health.v1.Health/Check")
+            check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await check(b"", timeout=10)
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -95,5 +95,5 @@ def test_a_bad_file_is_not_told_word_for_word(path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_told(path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="No such file.*segstream keys create"):
+    with pytest.raises(InvalidInputError, match=r"No such file.*segstream keys create"):
         read_records(path)
