@@ -33,6 +33,12 @@ _BEARER_PROTOCOL: Final = "bearer."
 _SAFE_METHODS: Final = ("GET", "HEAD")
 _SECRET_HEADERS: Final = (b"authorization", b"x-api-key")
 _PROTOCOLS: Final = b"sec-websocket-protocol"
+_UNAUTHENTICATED: Final = {
+    "description": "There is no valid API key.",
+    "content": {
+        "application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemSchema"}}
+    },
+}
 _RESULT: Final = re.compile(
     r"/v1/clips/(?P<clip>[0-9a-f]{32})/(overlay|label_maps|report|report\.html)"
 )
@@ -139,6 +145,8 @@ def document_keys(app: FastAPI, key_ring: KeyRing) -> None:
         for path, item in document["paths"].items():
             for operation in item.values():
                 operation["security"] = [] if _is_public(path) else [{"key": []}]
+                if not _is_public(path):
+                    operation["responses"]["401"] = _UNAUTHENTICATED
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

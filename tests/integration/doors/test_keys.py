@@ -14,6 +14,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from starlette.routing import BaseRoute, Mount, Route
+from structlog.testing import capture_logs
 from websockets.exceptions import InvalidStatus
 
 from segstream.client import AsyncClient
@@ -152,6 +153,8 @@ async def test_the_description_of_the_api_tells_what_takes_a_key(service: Runnin
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     assert document["paths"]["/v1/models"]["get"]["security"] == [{"key": []}]
     assert document["paths"]["/livez"]["get"]["security"] == []
+    assert "401" in document["paths"]["/v1/models"]["get"]["responses"]
+    assert "401" not in document["paths"]["/livez"]["get"]["responses"]
 
 
 # Every RPC
@@ -438,4 +441,37 @@ async def test_a_file_that_breaks_changes_nothing(
         await asyncio.to_thread(keys.write_text, text)
     await service.service._key_ring.refresh()
     assert (await service.http.get("/v1/models", headers=bearing(key))).status_code == 200
+    assert (await service.http.get("/v1/models")).status_code == 401
+
+
+# What operators are warned of
+
+
+@pytest.mark.parametrize(
+    ("host", "has_keys", "warned"),
+    [
+        ("127.0.0.1", False, []),
+        ("0.0.0.0", False, ["everybody who reaches this address may use the service"]),
+        ("0.0.0.0", True, ["API keys and frames travel unencrypted"]),
+        ("127.0.0.1", True, []),
+    ],
+)
+async def test_a_service_that_is_open_wide_says_so(
+    start_service: StartService, keys: Path, key: str, host: str, has_keys: bool, warned: list[str]
+) -> None:
+    with capture_logs() as logged:
+        await start_service(host=host, **({"api_keys": keys} if has_keys else {}))
+    events = [entry["event"] for entry in logged if entry["log_level"] == "warning"]
+    assert len(events) == len(warned)
+    for event, told in zip(events, warned, strict=True):
+        assert event.startswith(told)
+
+
+async def test_a_file_without_keys_lets_nobody_in_and_says_so(
+    start_service: StartService, keys: Path
+) -> None:
+    await asyncio.to_thread(keys.write_text, '{"keys": []}')
+    with capture_logs() as logged:
+        service = await start_service(api_keys=keys)
+    assert any("nobody can come in" in entry["event"] for entry in logged)
     assert (await service.http.get("/v1/models")).status_code == 401
