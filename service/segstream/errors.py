@@ -23,6 +23,10 @@ class TooLargeError(InvalidInputError):
     """What was sent exceeds a limit of size."""
 
 
+class UnauthenticatedError(SegstreamError):
+    """Whoever asks has not shown that they may."""
+
+
 class NotFoundError(SegstreamError):
     """The named thing does not exist."""
 

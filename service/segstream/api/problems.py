@@ -19,6 +19,7 @@ from segstream.errors import (
     NotFoundError,
     SegstreamError,
     TooLargeError,
+    UnauthenticatedError,
     UnavailableError,
     WrongStateError,
 )
@@ -28,6 +29,7 @@ _MEDIA_TYPE = "application/problem+json"
 _STATUS = {
     InvalidInputError: HTTPStatus.BAD_REQUEST,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
     NotFoundError: HTTPStatus.NOT_FOUND,
     AlreadyExistsError: HTTPStatus.CONFLICT,
     WrongStateError: HTTPStatus.CONFLICT,
@@ -42,10 +44,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(SegstreamError)
     async def segstream_error(request: Request, error: SegstreamError) -> JSONResponse:
-        status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
-        return problem(
-            status, error.message, field=error.field, retry_after_seconds=error.retry_after_seconds
-        )
+        return problem_of(error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -69,6 +68,17 @@ def install_problem_handlers(app: FastAPI) -> None:
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         _log.error("unexpected error", path=request.url.path, exc_info=error)
         return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; see the service's log")
+
+
+def problem_of(error: SegstreamError) -> JSONResponse:
+    """An error of the tree as HTTP answers it."""
+    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    response = problem(
+        status, error.message, field=error.field, retry_after_seconds=error.retry_after_seconds
+    )
+    if status is HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="segstream"'
+    return response
 
 
 def document_problems(app: FastAPI) -> None:

@@ -7,6 +7,7 @@ with Client("127.0.0.1:50051") as client, client.stream() as session:
 
 from segstream.client.asynchronous import AsyncClient, AsyncSession
 from segstream.client.blocking import Client, Session
+from segstream.client.channel import ClientTls
 from segstream.client.messages import (
     Frame,
     FrameResult,
@@ -26,6 +27,7 @@ __all__ = [
     "AsyncClient",
     "AsyncSession",
     "Client",
+    "ClientTls",
     "Frame",
     "FramePolicy",
     "FrameResult",
