@@ -19,6 +19,7 @@ from segstream.clips.library import check_same, digest_of_key
 from segstream.clips.records import Clip, ClipOptions, Submission, new_clip_id
 from segstream.clips.threads import in_threads
 from segstream.streaming import Segmenter
+from segstream.trace_context import current_headers
 
 _POLL_SECONDS = 0.4
 _KEEPALIVE_SECONDS = 15.0
@@ -135,6 +136,7 @@ def _submission(
         digest=received.digest,
         submitted_at=time.time(),
         key_digest=key_digest,
+        trace=current_headers(),
     )
 
 

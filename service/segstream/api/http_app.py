@@ -38,6 +38,7 @@ from segstream.media.label_maps import IdSpace, LabelMapEncoding, decode_label_m
 from segstream.media.overlay import draw_overlay
 from segstream.streaming import EncodedLabelMap, Frame, Segmenter, SessionConfig
 from segstream.telemetry.metrics import Metrics
+from segstream.telemetry.tracing import Tracing
 
 _IMAGE_BODY = {
     "requestBody": {
@@ -68,6 +69,7 @@ def create_app(
     *,
     max_uploads: int,
     max_clip_bytes: int,
+    tracing: Tracing,
     allowed_origins: Sequence[str] = (),
 ) -> FastAPI:
     """The application; everything it needs is handed in. ``max_uploads`` are read at once."""
@@ -76,6 +78,16 @@ def create_app(
         version=__version__,
         description="Video semantic segmentation with memory. Streams go over gRPC, or over the "
         "WebSocket at /v1/stream.",
+        telemetry={
+            "tracer_provider": tracing.provider,
+            "tracing": tracing.is_on,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            # Probes, scrapes and files are not worth a trace.
+            "exclude": lambda scope: not scope["path"].startswith("/v1/"),
+        },
     )
     install_problem_handlers(app)
     document_problems(app)

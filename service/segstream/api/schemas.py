@@ -72,6 +72,10 @@ class SessionSchema(BaseModel):
     idle_seconds: float
     last_move: str = Field(description="spill, restore or rebuild; empty: it never moved")
     last_move_age_seconds: float
+    temporal_consistency: float | None = Field(
+        description="Share of the pixels that stand still which keep their class from frame to "
+        "frame: a running mean. Null: nothing to compare yet, or not measured"
+    )
 
 
 class SessionsSchema(BaseModel):

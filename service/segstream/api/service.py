@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 import torch
 
+from segstream import __version__
 from segstream.api.addresses import join_address
 from segstream.api.clips import make_clip_jobs
 from segstream.api.grpc_server import GrpcServer
@@ -26,6 +27,7 @@ from segstream.settings import Settings
 from segstream.streaming import MemoryTier, Resources, Segmenter, StreamLimits
 from segstream.streaming.degradation import DegradationLadder
 from segstream.telemetry.metrics import Metrics
+from segstream.telemetry.tracing import Tracing, no_tracing, start_tracing
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +55,7 @@ class Service:
         self._image_limits = ImageLimits(
             max_bytes=settings.max_message_bytes, max_pixels=settings.max_image_pixels
         )
+        self._tracing = _make_tracing(settings)
         self._spill_tier = make_spill_tier(settings, self.metrics)
         store = SessionStore(
             max_bytes=settings.max_memory_bytes,
@@ -72,6 +75,8 @@ class Service:
                 settings.degrade_above_queue_seconds,
             ),
             replica_name=settings.replica_name,
+            measures_consistency=settings.temporal_consistency == "on",
+            tracing=self._tracing,
         )
         limits = StreamLimits(
             max_sessions=settings.max_sessions,
@@ -88,6 +93,7 @@ class Service:
     async def __aenter__(self) -> "Service":
         async with AsyncExitStack() as undo:
             undo.callback(_log.info, "stopped")
+            undo.push_async_callback(asyncio.to_thread, self._tracing.close)
             undo.callback(self._codecs.shutdown)
             undo.push_async_callback(self._engine.stop)
             await self._spill_tier.start()
@@ -117,6 +123,7 @@ class Service:
             port=settings.port,
             max_sessions=settings.max_sessions,
             max_message_bytes=settings.max_message_bytes,
+            tracing=self._tracing,
         )
         app = create_app(
             self._segmenter,
@@ -125,6 +132,7 @@ class Service:
             self._jobs,
             max_uploads=min(settings.max_sessions, _MAX_UPLOADS),
             max_clip_bytes=settings.max_clip_bytes,
+            tracing=self._tracing,
             allowed_origins=settings.allowed_origins,
         )
         self.http = HttpServer(
@@ -161,6 +169,19 @@ class Service:
             "grpc": join_address(self.grpc.host, self.grpc.port),
             "http": f"http://{join_address(self.http.host, self.http.port)}",
         }
+
+
+def _make_tracing(settings: Settings) -> Tracing:
+    if settings.otlp_endpoint is None:
+        return no_tracing()
+    return start_tracing(
+        settings.otlp_endpoint,
+        ratio=settings.trace_ratio,
+        max_frames_per_second=settings.max_traced_frames_per_second,
+        service_name=settings.trace_service_name,
+        version=__version__,
+        instance=settings.replica_name,
+    )
 
 
 def _add_gauges(metrics: Metrics, store: SessionStore, segmenter: Segmenter) -> None:

@@ -36,7 +36,10 @@ class ClipOptions(_Record):
 
 
 class Submission(_Record):
-    """What was handed in, and when; never changes. ``digest``: BLAKE2b-128 of the clip's bytes."""
+    """What was handed in, and when; never changes.
+
+    ``digest``: BLAKE2b-128 of the clip's bytes. ``trace``: the W3C headers of the upload's trace.
+    """
 
     id: str
     options: ClipOptions
@@ -44,6 +47,7 @@ class Submission(_Record):
     digest: str
     submitted_at: float
     key_digest: str = ""
+    trace: dict[str, str] = {}
 
 
 class Progress(_Record):

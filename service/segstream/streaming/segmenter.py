@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
+from opentelemetry.trace import get_current_span
 
 from segstream.engine import ModelInfo
 from segstream.errors import (
@@ -115,6 +116,15 @@ class Segmenter:
         if self._is_stopping:  # since it was checked
             stream.end(SessionEndReason.SHUTDOWN)
         log = _log.bind(session_id=session.id, model=model.name, epoch=session.lease.epoch)
+        structlog.contextvars.bind_contextvars(session_id=session.id)
+        get_current_span().set_attributes(
+            {
+                "segstream.session_id": session.id,
+                "segstream.model": model.name,
+                "segstream.origin": session.origin.value,
+                "segstream.epoch": session.lease.epoch,
+            }
+        )
         log.info("stream began", origin=session.origin.value)
         try:
             yield session

@@ -17,6 +17,7 @@ _STAGE_BUCKETS = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.033, 0.05),
     *(0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0),
 )
+_SHARE_BUCKETS = (0.5, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 1.0)
 
 
 class Metrics:
@@ -42,6 +43,13 @@ class Metrics:
             "Frames that shared a forward.",
             ["model"],
             buckets=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
+            registry=self.registry,
+        )
+        self._consistency = Histogram(
+            "segstream_temporal_consistency_ratio",
+            "Of the pixels that stood still, the share that kept its class since the last frame.",
+            ["model"],
+            buckets=_SHARE_BUCKETS,
             registry=self.registry,
         )
         self._sessions_ended = Counter(
@@ -104,6 +112,10 @@ class Metrics:
         self._batch_size.labels(model).observe(batch_size)
         for stage in STAGES:
             self._stage_seconds.labels(model, stage).observe(stage_seconds.get(stage, 0.0))
+
+    def label_maps_compared(self, model: str, consistency: float) -> None:
+        """Two neighbouring label maps of a stream were compared."""
+        self._consistency.labels(model).observe(consistency)
 
     def frame_failed(self, model: str, error: Exception) -> None:
         """One frame got an error instead."""
