@@ -14,6 +14,7 @@ from segstream.api.clip_uploads import ClipReceiver
 from segstream.api.clips_app import add_clips
 from segstream.api.problems import document_problems, install_problem_handlers
 from segstream.api.schemas import (
+    InfoSchema,
     ModelSchema,
     ModelsSchema,
     ProblemSchema,
@@ -66,6 +67,7 @@ def create_app(
     metrics: Metrics,
     limits: ImageLimits,
     jobs: ClipJobs,
+    info: InfoSchema,
     *,
     max_uploads: int,
     max_clip_bytes: int,
@@ -96,6 +98,7 @@ def create_app(
     receiver = ClipReceiver(max_bytes=max_clip_bytes, max_uploads=max_uploads)
     add_clips(app, jobs, segmenter, receiver)
     _add_models(app, segmenter)
+    _add_info(app, info)
     _add_sessions(app, segmenter)
     _add_probes(app, segmenter, metrics)
     add_stream(app, segmenter, allowed_origins=allowed_origins)
@@ -157,6 +160,13 @@ def _add_models(app: FastAPI, segmenter: Segmenter) -> None:
                 for name, info in segmenter.models.items()
             ]
         )
+
+
+def _add_info(app: FastAPI, info: InfoSchema) -> None:
+    @app.get("/v1/info")
+    async def get_info() -> InfoSchema:
+        """What runs here: versions, the commit, engine and device."""
+        return info
 
 
 def _add_sessions(app: FastAPI, segmenter: Segmenter) -> None:

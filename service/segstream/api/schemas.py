@@ -84,6 +84,19 @@ class SessionsSchema(BaseModel):
     sessions: list[SessionSchema]
 
 
+class InfoSchema(BaseModel):
+    """What runs here."""
+
+    version: str
+    revision: str = Field(description="The git commit; unknown where there is none to tell")
+    python: str
+    torch: str
+    engine: str = Field(description="Where frames are computed: in-process or triton")
+    runtime: str = Field(description="What computes them: native, onnx or torch")
+    device: str
+    replica: str = Field(description="The name of this replica")
+
+
 class StatusSchema(BaseModel):
     """The answer of a probe."""
 

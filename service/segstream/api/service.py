@@ -5,6 +5,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +18,11 @@ from segstream.api.clips import make_clip_jobs
 from segstream.api.grpc_server import GrpcServer
 from segstream.api.http_app import create_app
 from segstream.api.http_server import HttpServer
+from segstream.api.schemas import InfoSchema
 from segstream.api.spilling import make_spill_tier
+from segstream.build_info import BuildInfo
 from segstream.engine import Engine
+from segstream.engine.runtimes import runtime_of
 from segstream.errors import InvalidInputError
 from segstream.media.images import ImageLimits
 from segstream.memory.page_storage import DeviceStorage, PageStorage
@@ -88,6 +92,14 @@ class Service:
         self._segmenter = Segmenter(resources, limits, next(iter(engine.models)))
         self._jobs = make_clip_jobs(settings, self._segmenter, resources)
         _add_gauges(self.metrics, store, self._segmenter)
+        self._info = InfoSchema(
+            **asdict(BuildInfo.here()),
+            engine=settings.engine,
+            runtime=runtime_of(next(iter(engine.models.values())).digest),
+            device=settings.device,
+            replica=settings.replica_name,
+        )
+        self.metrics.build_info(self._info.model_dump(exclude={"replica"}))
         self.metrics.gauge("clips_running", "Clips worked on here.", lambda: self._jobs.num_running)
 
     async def __aenter__(self) -> "Service":
@@ -130,6 +142,7 @@ class Service:
             self.metrics,
             self._image_limits,
             self._jobs,
+            self._info,
             max_uploads=min(settings.max_sessions, _MAX_UPLOADS),
             max_clip_bytes=settings.max_clip_bytes,
             tracing=self._tracing,

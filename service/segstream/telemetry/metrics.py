@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 STAGES = (
     "queue",
@@ -91,6 +91,10 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
+
+    def build_info(self, facts: Mapping[str, str]) -> None:
+        """Show what runs here as the labels of ``segstream_build_info``, whose value is 1."""
+        Info("segstream_build", "What runs here.", registry=self.registry).info(dict(facts))
 
     def gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """Show ``segstream_<name>`` as ``value()`` at the time of each scrape."""
