@@ -1,0 +1,87 @@
+"""What the service tells of itself: temporal consistency, build info."""
+
+import re
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from segstream import __version__
+from segstream.client import ImageEncoding
+from segstream.clips.figures import ConsistencyMeter
+from segstream.media.images import Image
+from tests.integration.conftest import StartService
+from tests.support.models import STREET, make_video, segment_alone
+from tests.support.service import RunningService
+
+METRIC = "segstream_temporal_consistency_ratio"
+
+
+def still_video() -> list[Image]:
+    """Half of the picture stands still while the other half moves."""
+    video = make_video(6, seed=3)
+    for image in video:
+        image[:, :32] = video[0][:, :32]
+    return video
+
+
+async def test_consistency_is_that_of_the_label_maps(service: RunningService) -> None:
+    video = still_video()
+    meter = ConsistencyMeter()
+    label_maps = segment_alone(service.models[STREET], video)
+    measured = [meter.measure(*pair) for pair in zip(video, label_maps, strict=True)]
+    expected = [value for value in measured if value is not None]
+    assert len(expected) == 5
+    assert 0 < min(expected) < 1
+    async with (
+        service.client() as client,
+        client.stream(frame_encoding=ImageEncoding.RAW_RGB, session_id="a") as session,
+    ):
+        async for _ in session.segment(video[:1]):
+            status = (await service.http.get("/v1/sessions/a")).json()
+            assert status["temporal_consistency"] is None
+        async for _ in session.segment(video[1:]):
+            pass
+        status = (await service.http.get("/v1/sessions/a")).json()
+        assert min(expected) <= status["temporal_consistency"] <= max(expected)
+    assert await service.metric(f"{METRIC}_count", model=STREET) == 5
+    assert await service.metric(f"{METRIC}_sum", model=STREET) == pytest.approx(sum(expected))
+
+
+async def test_consistency_can_be_switched_off(start_service: StartService) -> None:
+    service = await start_service(temporal_consistency="off")
+    async with (
+        service.client() as client,
+        client.stream(frame_encoding=ImageEncoding.RAW_RGB, session_id="a") as session,
+    ):
+        async for _ in session.segment(still_video()):
+            pass
+        status = (await service.http.get("/v1/sessions/a")).json()
+        assert status["temporal_consistency"] is None
+    assert await service.metric(f"{METRIC}_count") == 0
+
+
+async def test_a_stream_that_comes_back_is_compared_anew(service: RunningService) -> None:
+    video = still_video()
+    for resume_from in (0, 3):
+        async with (
+            service.client() as client,
+            client.stream(
+                frame_encoding=ImageEncoding.RAW_RGB, session_id="a", resume_from=resume_from
+            ) as session,
+        ):
+            async for _ in session.segment(video[resume_from : resume_from + 3]):
+                pass
+    assert await service.metric(f"{METRIC}_count") == 4
+
+
+async def test_build_info_is_a_metric_and_a_document(service: RunningService) -> None:
+    info = (await service.http.get("/v1/info")).json()
+    assert info["version"] == __version__
+    assert re.fullmatch(r"unknown|[0-9a-f]{40}", info["revision"])
+    assert info["runtime"] in ("native", "onnx")
+    families = text_string_to_metric_families((await service.http.get("/metrics")).text)
+    [sample] = (s for family in families for s in family.samples if s.name.endswith("build_info"))
+    assert sample.name == "segstream_build_info"
+    assert sample.value == 1
+    del info["replica"]
+    assert sample.labels == info
