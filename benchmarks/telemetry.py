@@ -2,10 +2,10 @@
 
     python benchmarks/telemetry.py [--json]
 
-Streams frames of 512x1024 through one engine under three settings of tracing, in turns: off, as by
+Streams small frames through one engine under three settings of tracing, in turns: off, as by
 default, and every frame of every stream; a collector in a process of its own takes the spans. The
 service's own time is what remains of a frame without the network and the queue. Beside it the time
-that comparing two label maps of that size takes.
+that comparing two label maps of 512x1024 takes.
 """
 
 import asyncio
@@ -31,10 +31,12 @@ from segstream.media.images import Image
 from segstream.media.temporal_consistency import View, grey_of, temporal_consistency
 from segstream.models import load
 from segstream.settings import Settings
+from segstream.telemetry.logging import configure_logging
 
-HEIGHT, WIDTH = 512, 1024
-NUM_ROUNDS = 8
-FRAMES_PER_ROUND = 6
+HEIGHT, WIDTH = 128, 256
+NUM_ROUNDS = 20
+FRAMES_PER_ROUND = 20
+COMPARED_SIZE = 512, 1024
 COLLECTOR = """
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -105,8 +107,8 @@ async def tracing_costs() -> dict[str, float]:
 
 def comparison_ms() -> float:
     rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8) for _ in range(2)]
-    label_maps = [rng.integers(0, 11, (HEIGHT, WIDTH), np.uint8) for _ in range(2)]
+    images = [rng.integers(0, 256, (*COMPARED_SIZE, 3), np.uint8) for _ in range(2)]
+    label_maps = [rng.integers(0, 11, COMPARED_SIZE, np.uint8) for _ in range(2)]
     before = View(grey_of(images[0]), label_maps[0])
     seconds = []
     for _ in range(200):
@@ -117,6 +119,7 @@ def comparison_ms() -> float:
 
 
 def main() -> None:
+    configure_logging("console", "warning")
     result = {
         "size": f"{HEIGHT}x{WIDTH}",
         "own_ms_median": asyncio.run(tracing_costs()),

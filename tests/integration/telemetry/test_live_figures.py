@@ -1,6 +1,7 @@
 """What the service tells of itself: temporal consistency, build info."""
 
 import re
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,6 +14,7 @@ from tests.integration.conftest import StartService
 from tests.support.models import STREET, make_video, segment_alone
 from tests.support.service import RunningService
 
+DOCUMENT = Path(__file__).parents[3] / "docs/observability.md"
 METRIC = "segstream_temporal_consistency_ratio"
 
 
@@ -85,3 +87,12 @@ async def test_build_info_is_a_metric_and_a_document(service: RunningService) ->
     assert sample.value == 1
     del info["replica"]
     assert sample.labels == info
+
+
+async def test_every_metric_is_documented(service: RunningService) -> None:
+    text = DOCUMENT.read_text()
+    exposed = (await service.http.get("/metrics")).text
+    names = set(re.findall(r"^# TYPE (segstream_\w+) ", exposed, re.MULTILINE))
+    names = {name for name in names if not name.endswith("_created")}
+    assert len(names) > 15
+    assert sorted(name for name in names if f"`{name}`" not in text) == []
