@@ -17,6 +17,8 @@ _STAGE_BUCKETS = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.033, 0.05),
     *(0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0),
 )
+# Counted from 0: Prometheus takes no notice of a counter that first appears at 1.
+_MISHAPS = (("fail", "redis"), ("fail", "directory"), ("lose", "frames"), ("rebuild", "frames"))
 _SHARE_BUCKETS = (0.5, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 1.0)
 
 
@@ -71,6 +73,8 @@ class Metrics:
             ["kind", "tier"],
             registry=self.registry,
         )
+        for kind_and_tier in _MISHAPS:
+            self._moves.labels(*kind_and_tier)
         self._moved_bytes = Counter(
             "segstream_memory_moved_bytes_total",
             "Bytes of memory moved.",

@@ -46,6 +46,7 @@ def test_names_carry_the_package_and_the_unit() -> None:
         "segstream_batch_size_sum",
         "segstream_sessions_ended_total",
         "segstream_memory_bytes",
+        "segstream_memory_moves_total",
     }
 
 
@@ -90,7 +91,12 @@ def test_ends_of_sessions_are_told_apart_by_reason() -> None:
 
 def test_no_metric_knows_sessions_or_frames_by_name() -> None:
     labels = {name for _, labels, _ in exposed(used_metrics()) for name in labels}
-    assert labels == {"model", "stage", "outcome", "reason", "le"}
+    assert labels == {"model", "stage", "outcome", "reason", "le", "kind", "tier"}
+
+
+def test_mishaps_are_counted_from_nought() -> None:
+    counts = values(Metrics(), "segstream_memory_moves_total")
+    assert counts["lose", "frames"] == counts["fail", "directory"] == 0
 
 
 def test_gauge_is_read_at_each_scrape() -> None:
