@@ -55,7 +55,8 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The series of an instant query, which must be in order."""
-        return self._get("query", query=expression)["result"]
+        found: list[dict[str, Any]] = self._get("query", query=expression)["result"]
+        return found
 
     def rules(self) -> list[dict[str, Any]]:
         return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]

@@ -105,6 +105,7 @@ class Attempt:
             model=options.model,
             label_map_encoding=LabelMapEncoding.RAW,
             max_working_height=options.max_working_height,
+            is_offline=True,
         )
         while not self._stopping.is_set():
             try:

@@ -37,8 +37,8 @@ class SessionConfig:
 
     ``max_working_height`` in pixels; 0 = every frame at its own size. ``resume_from``: the client
     goes on with the session and has the answers to all frames below this index; None = it begins
-    anew. ``is_memoryless``: every frame is segmented as if it were the first one. Raises
-    InvalidInputError.
+    anew. ``is_memoryless``: every frame is segmented as if it were the first one. ``is_offline``:
+    nobody waits for the answer to a single frame. Raises InvalidInputError.
     """
 
     session_id: str = ""
@@ -50,6 +50,7 @@ class SessionConfig:
     has_scene_cut_guard: bool = False
     resume_from: int | None = None
     is_memoryless: bool = False
+    is_offline: bool = False
 
     def __post_init__(self) -> None:
         check_session_id(self.session_id, "config.session_id")

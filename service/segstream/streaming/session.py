@@ -470,7 +470,12 @@ class Session:
             metrics.frame_skipped(self.model.name, outcome.reason.value)
         elif not result.is_duplicate:
             self.num_label_maps += 1
-            metrics.frame_answered(self.model.name, work.seconds, result.batch_size)
+            metrics.frame_answered(
+                self.model.name,
+                work.seconds,
+                result.batch_size,
+                is_offline=self.config.is_offline,
+            )
         if work.consistency is not None:
             metrics.label_maps_compared(self.model.name, work.consistency)
             self._consistency = running_mean(self._consistency, work.consistency)

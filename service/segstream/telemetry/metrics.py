@@ -13,6 +13,7 @@ STAGES = (
     "label_map_encode",
     "total",
 )
+_WAITING = ("queue", "total")
 _STAGE_BUCKETS = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.033, 0.05),
     *(0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0),
@@ -113,12 +114,22 @@ class Metrics:
             family.labels(label_value).set_function(value)
 
     def frame_answered(
-        self, model: str, stage_seconds: Mapping[str, float], batch_size: int
+        self,
+        model: str,
+        stage_seconds: Mapping[str, float],
+        batch_size: int,
+        *,
+        is_offline: bool = False,
     ) -> None:
-        """One frame got its label map."""
+        """One frame got its label map.
+
+        is_offline: nobody waited for it; how long it did then says nothing of the service.
+        """
         self._frames.labels(model, "ok").inc()
         self._batch_size.labels(model).observe(batch_size)
         for stage in STAGES:
+            if is_offline and stage in _WAITING:
+                continue
             self._stage_seconds.labels(model, stage).observe(stage_seconds.get(stage, 0.0))
 
     def label_maps_compared(self, model: str, consistency: float) -> None:

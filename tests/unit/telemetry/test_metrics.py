@@ -110,3 +110,11 @@ def test_gauge_is_read_at_each_scrape() -> None:
 def test_services_in_one_process_count_for_themselves() -> None:
     used_metrics()
     assert values(Metrics(), "segstream_frames_total") == {}
+
+
+def test_how_long_the_frames_of_a_clip_waited_is_not_told() -> None:
+    metrics = Metrics()
+    metrics.frame_answered("drive", {"total": 9.0, "encode": 0.5}, batch_size=1, is_offline=True)
+    counts = values(metrics, "segstream_stage_seconds_count")
+    assert {stage for _, stage in counts} == set(STAGES) - {"queue", "total"}
+    assert values(metrics, "segstream_frames_total") == {("drive", "ok"): 1.0}
