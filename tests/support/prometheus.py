@@ -20,12 +20,12 @@ RULES = DEPLOY / "prometheus" / "rules.yml"
 START_SECONDS = 60.0
 
 
-def binary(name: str) -> str:
-    """A program of Prometheus, or the test is skipped."""
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"no {name}: 'make prometheus' installs it where apt and root are at hand")
-    return found
+def binary(*names: str) -> str:
+    """A program of Prometheus, under one of its names, or the test is skipped."""
+    for name in names:
+        if (found := shutil.which(name)) is not None:
+            return found
+    pytest.skip(f"no {names[-1]}: 'make prometheus' installs it where apt and root are at hand")
 
 
 def run(name: str, *arguments: str | Path) -> str:
@@ -58,6 +58,13 @@ class Prometheus:
         found: list[dict[str, Any]] = self._get("query", query=expression)["result"]
         return found
 
+    def wait_for(self, expression: str) -> None:
+        """Until the query has a series."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self.query(expression):
+            assert time.monotonic() < deadline, expression
+            time.sleep(0.1)
+
     def rules(self) -> list[dict[str, Any]]:
         return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
 
@@ -71,12 +78,23 @@ class Prometheus:
 
 
 @contextmanager
-def scraping(folder: Path, targets: Sequence[str]) -> Iterator[Prometheus]:
-    """With the deployment's configuration, but for where the replicas are and how often."""
+def scraping(
+    folder: Path, targets: Sequence[str], *, alertmanager: str = "", patience: str = ""
+) -> Iterator[Prometheus]:
+    """With the deployment's configuration, but for where the replicas are and how often.
+
+    Alerts go to ``alertmanager``, after ``patience`` instead of the time that they state.
+    """
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "250ms", "evaluation_interval": "250ms"}
-    config["rule_files"] = [str(RULES)]
-    del config["alerting"]
+    config["rule_files"] = [str(folder / RULES.name)]
+    rules = yaml.safe_load(RULES.read_text())
+    for group in rules["groups"] if patience else ():
+        for rule in group["rules"]:
+            rule |= {"for": patience} if "alert" in rule else {}
+    (folder / RULES.name).write_text(yaml.safe_dump(rules))
+    [manager] = config["alerting"]["alertmanagers"][0]["static_configs"]
+    manager["targets"] = [alertmanager] if alertmanager else []
     [job] = (job for job in config["scrape_configs"] if job["job_name"] == "segstream")
     del job["dns_sd_configs"]
     job["static_configs"] = [{"targets": list(targets)}]

@@ -1,5 +1,6 @@
 """What the service tells of itself: temporal consistency, build info."""
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from segstream.client import ImageEncoding
 from segstream.clips.figures import ConsistencyMeter
 from segstream.media.images import Image
 from tests.integration.conftest import StartService
+from tests.support.clips import write_clip
 from tests.support.models import STREET, make_video, segment_alone
-from tests.support.service import RunningService
+from tests.support.service import TIMEOUT_SECONDS, RunningService
 
 DOCUMENT = Path(__file__).parents[3] / "docs/observability.md"
 METRIC = "segstream_temporal_consistency_ratio"
@@ -96,3 +98,13 @@ async def test_every_metric_is_documented(service: RunningService) -> None:
     names = {name for name in names if not name.endswith("_created")}
     assert len(names) > 15
     assert sorted(name for name in names if f"`{name}`" not in text) == []
+
+
+async def test_a_clip_does_not_spoil_the_latency(service: RunningService, tmp_path: Path) -> None:
+    body = write_clip(tmp_path / "ride.mp4", 3).read_bytes()
+    answer = await service.http.post("/v1/clips", content=body)
+    async with asyncio.timeout(3 * TIMEOUT_SECONDS):
+        while (await service.http.get(answer.headers["location"])).json()["state"] != "done":
+            continue  # the request has let the service go on
+    assert await service.metric("segstream_stage_seconds_count", stage="encode") == 3
+    assert await service.metric("segstream_stage_seconds_count", stage="total") == 0
