@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import (
     INVALID_SPAN,
     NoOpTracerProvider,
@@ -23,6 +24,7 @@ from segstream.errors import InvalidInputError
 
 _FLUSH_SECONDS = 2.0
 _SCOPE = "segstream"
+_QUERY = "url.query"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,16 @@ def start_tracing(
         resource=Resource.create(attributes),
         shutdown_on_exit=False,
     )
+
+    class WithoutQueries(sdk.SpanProcessor):
+        """What stands in a URL behind the path may be secret."""
+
+        def on_start(self, span: sdk.Span, parent_context: Context | None = None) -> None:
+            if _QUERY in (span.attributes or {}):
+                span.set_attribute(_QUERY, "REDACTED")
+
     exporter = OTLPSpanExporter(endpoint)
+    provider.add_span_processor(WithoutQueries())
     provider.add_span_processor(BatchSpanProcessor(exporter))
 
     def close() -> None:

@@ -234,14 +234,15 @@ async def test_the_caller_decides_and_else_the_ratio(
     assert_hangs_together(spans)
 
 
-async def test_probes_and_scrapes_are_not_traced(
+async def test_probes_and_scrapes_are_not_traced_nor_what_is_secret(
     start_service: StartService, collector: OtlpReceiver
 ) -> None:
     service = await start_service(otlp_endpoint=collector.url, **ALL_FRAMES)
-    for path in ("/livez", "/readyz", "/metrics", "/", "/v1/models"):
+    for path in ("/livez", "/readyz", "/metrics", "/", "/v1/models?key=secret"):
         assert (await service.http.get(path)).status_code == 200
     spans = await received(collector, has("GET /v1/models"))
     assert [span.name for span in spans] == ["GET /v1/models"]
+    assert "secret" not in str(spans)
 
 
 async def test_a_collector_that_hangs_holds_nobody_up(
