@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 BIKES := demo/bikes.mp4
 export CLIP ?= $(firstword $(wildcard ../shared/clips/camvid_val_480x360_15fps.mp4) $(BIKES))
 
-.PHONY: help demo test browser lint types format proto bench clean
+.PHONY: help demo test browser prometheus dashboard lint types format proto bench clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -49,6 +49,15 @@ browser: ## Install Chromium for the tests of the web page, where apt and root a
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	  && apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } \
 	  || echo "Chromium cannot be installed here: the tests of the web page will be skipped" >&2
+
+prometheus: ## Install Prometheus and Alertmanager for their tests, where apt and root are at hand
+	@{ command -v prometheus && command -v promtool && command -v amtool; } >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	  && apt-get install -qq -y --no-install-recommends prometheus prometheus-alertmanager >/dev/null; } \
+	  || echo "Prometheus cannot be installed here: the tests of alerts and panels will be skipped" >&2
+
+dashboard: $(INSTALLED) ## Write the Grafana dashboard from its table
+	$(BIN)/python deploy/grafana/generate.py
 
 lint: $(INSTALLED) ## Check format, lint, import layers and the proto
 	$(BIN)/ruff format --check .

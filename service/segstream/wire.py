@@ -32,7 +32,6 @@ RETRY_HINT: Final = "grpc-retry-pushback-ms"
 # One less than the wire could carry, for the index after it must fit as well.
 MAX_FRAME_INDEX: Final = 2**64 - 2
 _SESSION_ID = re.compile(r"[A-Za-z0-9._:-]*")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class SessionEndReason(StrEnum):
@@ -161,8 +160,3 @@ def check_session_id(session_id: str, field: str) -> None:
         raise InvalidInputError(
             f"{field} {session_id!r} may hold only letters, digits and . _ : -", field=field
         )
-
-
-def valid_traceparent(text: str) -> str:
-    """``text`` if it is a ``traceparent`` of W3C Trace Context, else empty: to be ignored."""
-    return text if _TRACEPARENT.fullmatch(text) else ""

@@ -31,7 +31,6 @@ from segstream.wire import (
     SessionEndReason,
     inverted,
     status_of,
-    valid_traceparent,
 )
 
 _K = TypeVar("_K", bound=int)
@@ -53,11 +52,8 @@ _TIERS = {
 }
 
 
-def config_from_pb(request: pb.StreamSegmentRequest | None, traceparent: str = "") -> SessionConfig:
-    """The first message of a stream, whose call belongs to the W3C trace ``traceparent``.
-
-    Raises InvalidInputError when it is not a SessionConfig.
-    """
+def config_from_pb(request: pb.StreamSegmentRequest | None) -> SessionConfig:
+    """The first message of a stream. Raises InvalidInputError when it is not a SessionConfig."""
     kind = request and request.WhichOneof("message")
     if request is None or kind != "config":
         raise InvalidInputError(
@@ -75,7 +71,6 @@ def config_from_pb(request: pb.StreamSegmentRequest | None, traceparent: str = "
         frame_policy=_known(_FRAME_POLICIES, config.frame_policy, "config.frame_policy"),
         has_scene_cut_guard=config.has_scene_cut_guard,
         resume_from=config.resume.next_frame_index if config.HasField("resume") else None,
-        traceparent=valid_traceparent(traceparent),
         is_memoryless=config.is_memoryless,
     )
 
@@ -104,6 +99,7 @@ def frame_from_pb(request: pb.StreamSegmentRequest) -> Frame:
         deadline_seconds=frame.deadline_ms / 1000,
         is_memorise_only=frame.is_memorise_only,
         fault=fault,
+        traceparent=frame.traceparent,
     )
 
 

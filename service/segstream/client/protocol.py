@@ -33,6 +33,7 @@ from segstream.media.label_maps import (
     decode_label_map,
     label_map_digest,
 )
+from segstream.trace_context import current_headers
 from segstream.v1 import segmentation_pb2 as pb
 from segstream.wire import (
     FRAME_POLICIES,
@@ -91,6 +92,8 @@ class SessionProtocol:
         self.end: SessionEnd | None = None
         self.resumptions: list[Resumption] = []
         self._session_id = options.session_id or uuid.uuid4().hex
+        # Calls are made in a thread of their own, which knows nothing of the caller's span.
+        self._trace_headers = current_headers()
         self._epoch = 0
         self._next_frame_index = options.resume_from or 0
         self._unanswered: OrderedDict[int, pb.Frame] = OrderedDict()
@@ -101,8 +104,12 @@ class SessionProtocol:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """The call's headers."""
-        return ((SESSION_ID_HEADER, self._session_id), *self._client_metadata)
+        """The call's headers: for the load balancer, the key, and the trace of the caller."""
+        return (
+            (SESSION_ID_HEADER, self._session_id),
+            *self._client_metadata,
+            *self._trace_headers.items(),
+        )
 
     @property
     def is_resuming(self) -> bool:
@@ -157,7 +164,13 @@ class SessionProtocol:
             width=width,
             height=height,
             deadline_ms=frame.deadline_ms,
+            traceparent=self._own_traceparent(),
         )
+
+    def _own_traceparent(self) -> str:
+        """That of the caller's span where it is another one than when the session was made."""
+        traceparent = current_headers().get("traceparent", "")
+        return "" if traceparent == self._trace_headers.get("traceparent") else traceparent
 
     def take(self, frame: pb.Frame) -> None:
         """Give an encoded frame its index, and answer for it from now on."""

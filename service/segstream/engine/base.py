@@ -30,8 +30,8 @@ class Step:
 
     ``read_slots`` are oldest first, at most T; the frame's own key and value go to ``write_slot``.
     Without ``wants_label_map`` the frame is only memorised: neither memory read nor decoder run.
-    ``model_digest`` is that of the model whose memory this is; ``traceparent`` the W3C trace that
-    the frame belongs to, empty = none.
+    ``model_digest`` is that of the model whose memory this is; ``traceparent`` the W3C trace
+    that the step is recorded in, empty = none.
     """
 
     model: str

@@ -3,7 +3,10 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from segstream.errors import SegstreamError
 from segstream.label_sets import LabelSet
@@ -21,6 +24,7 @@ from segstream.media.label_maps import (
     label_map_digest,
     resize_label_map,
 )
+from segstream.media.temporal_consistency import grey_of
 from segstream.memory.frame_log import LoggedFrame
 from segstream.streaming.messages import EncodedLabelMap, Frame, SessionConfig
 
@@ -30,11 +34,15 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True, slots=True)
 class DecodedFrame:
-    """A frame's image at the working size, and the frame's own size in pixels."""
+    """A frame's image at the working size, and the frame's own size in pixels.
+
+    ``grey``: its grey values, if they are wanted.
+    """
 
     image: Image
     width: int
     height: int
+    grey: NDArray[np.uint8] | None = None
 
 
 Decoding = DecodedFrame | SegstreamError
@@ -42,7 +50,11 @@ Decoding = DecodedFrame | SegstreamError
 
 
 def decode_frame(
-    frame: Frame | LoggedFrame, max_working_height: int, limits: ImageLimits
+    frame: Frame | LoggedFrame,
+    max_working_height: int,
+    limits: ImageLimits,
+    *,
+    wants_grey: bool = False,
 ) -> Decoding:
     """The frame's pixels at the working size; what is wrong with it comes as the result."""
     if isinstance(frame, Frame) and frame.fault is not None:
@@ -58,7 +70,8 @@ def decode_frame(
     except SegstreamError as error:
         return error
     height, width = image.shape[:2]
-    return DecodedFrame(fit_height(image, max_working_height), width, height)
+    image = fit_height(image, max_working_height)
+    return DecodedFrame(image, width, height, grey_of(image) if wants_grey else None)
 
 
 def encode_result(
@@ -74,8 +87,15 @@ def encode_result(
     )
 
 
-def timed(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> tuple[_R, float]:
-    """The result of codec work and the seconds it took."""
+class Timing(NamedTuple):
+    """How long work took, and when it ended, in nanoseconds of the epoch."""
+
+    seconds: float
+    ended_ns: int
+
+
+def timed(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> tuple[_R, Timing]:
+    """The result of codec work and its time."""
     started = time.perf_counter()
     result = work(*args, **kwargs)
-    return result, time.perf_counter() - started
+    return result, Timing(time.perf_counter() - started, time.time_ns())

@@ -37,8 +37,8 @@ class SessionConfig:
 
     ``max_working_height`` in pixels; 0 = every frame at its own size. ``resume_from``: the client
     goes on with the session and has the answers to all frames below this index; None = it begins
-    anew. ``is_memoryless``: every frame is segmented as if it were the first one. ``traceparent``
-    is the W3C trace that the stream belongs to. Raises InvalidInputError.
+    anew. ``is_memoryless``: every frame is segmented as if it were the first one. ``is_offline``:
+    nobody waits for the answer to a single frame. Raises InvalidInputError.
     """
 
     session_id: str = ""
@@ -49,8 +49,8 @@ class SessionConfig:
     frame_policy: FramePolicy = FramePolicy.ALL
     has_scene_cut_guard: bool = False
     resume_from: int | None = None
-    traceparent: str = ""
     is_memoryless: bool = False
+    is_offline: bool = False
 
     def __post_init__(self) -> None:
         check_session_id(self.session_id, "config.session_id")
@@ -74,7 +74,8 @@ class Frame:
     ``encoding`` None = told by the data's first bytes. Size 0 = as the image says.
     ``deadline_seconds`` after its arrival a frame that still waits is skipped; 0 = never.
     ``is_memorise_only``: no label map is wanted. ``fault`` is what the wire found wrong with the
-    frame already; it will be the frame's result.
+    frame already; it will be the frame's result. ``traceparent``: the W3C trace that the frame
+    belongs to; empty: that of its stream.
     """
 
     index: int
@@ -86,6 +87,7 @@ class Frame:
     deadline_seconds: float = 0.0
     is_memorise_only: bool = False
     fault: SegstreamError | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,10 @@ class FrameResult:
 
 @dataclass(frozen=True, slots=True)
 class SessionStatus:
-    """A session as operators see it; ages in seconds, ``page_age_seconds`` oldest first."""
+    """A session as operators see it; ages in seconds, ``page_age_seconds`` oldest first.
+
+    ``temporal_consistency``: the running mean of its stream, None where nothing was compared.
+    """
 
     session_id: str
     model: str
@@ -147,3 +152,4 @@ class SessionStatus:
     idle_seconds: float
     last_move: str
     last_move_age_seconds: float
+    temporal_consistency: float | None

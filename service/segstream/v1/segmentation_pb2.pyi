@@ -156,7 +156,7 @@ class Resume(_message.Message):
     def __init__(self, next_frame_index: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("index", "timestamp_us", "encoding", "data", "width", "height", "deadline_ms", "is_memorise_only")
+    __slots__ = ("index", "timestamp_us", "encoding", "data", "width", "height", "deadline_ms", "is_memorise_only", "traceparent")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_US_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +165,7 @@ class Frame(_message.Message):
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     IS_MEMORISE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     index: int
     timestamp_us: int
     encoding: ImageEncoding
@@ -173,7 +174,8 @@ class Frame(_message.Message):
     height: int
     deadline_ms: int
     is_memorise_only: bool
-    def __init__(self, index: _Optional[int] = ..., timestamp_us: _Optional[int] = ..., encoding: _Optional[_Union[ImageEncoding, str]] = ..., data: _Optional[bytes] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., is_memorise_only: _Optional[bool] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, index: _Optional[int] = ..., timestamp_us: _Optional[int] = ..., encoding: _Optional[_Union[ImageEncoding, str]] = ..., data: _Optional[bytes] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., is_memorise_only: _Optional[bool] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class SessionReady(_message.Message):
     __slots__ = ("session_id", "model", "epoch", "origin", "next_frame_index", "memory_length", "class_names")
@@ -324,7 +326,7 @@ class CloseSessionResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class SessionStatus(_message.Message):
-    __slots__ = ("session_id", "model", "owner", "epoch", "is_streaming", "next_frame_index", "num_label_maps", "tier", "device_bytes", "spill_bytes", "frame_bytes", "page_age_seconds", "idle_seconds", "last_move", "last_move_age_seconds")
+    __slots__ = ("session_id", "model", "owner", "epoch", "is_streaming", "next_frame_index", "num_label_maps", "tier", "device_bytes", "spill_bytes", "frame_bytes", "page_age_seconds", "idle_seconds", "last_move", "last_move_age_seconds", "temporal_consistency")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
@@ -340,6 +342,7 @@ class SessionStatus(_message.Message):
     IDLE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     LAST_MOVE_FIELD_NUMBER: _ClassVar[int]
     LAST_MOVE_AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TEMPORAL_CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     model: str
     owner: str
@@ -355,4 +358,5 @@ class SessionStatus(_message.Message):
     idle_seconds: float
     last_move: str
     last_move_age_seconds: float
-    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., owner: _Optional[str] = ..., epoch: _Optional[int] = ..., is_streaming: _Optional[bool] = ..., next_frame_index: _Optional[int] = ..., num_label_maps: _Optional[int] = ..., tier: _Optional[_Union[MemoryTier, str]] = ..., device_bytes: _Optional[int] = ..., spill_bytes: _Optional[int] = ..., frame_bytes: _Optional[int] = ..., page_age_seconds: _Optional[_Iterable[float]] = ..., idle_seconds: _Optional[float] = ..., last_move: _Optional[str] = ..., last_move_age_seconds: _Optional[float] = ...) -> None: ...
+    temporal_consistency: float
+    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., owner: _Optional[str] = ..., epoch: _Optional[int] = ..., is_streaming: _Optional[bool] = ..., next_frame_index: _Optional[int] = ..., num_label_maps: _Optional[int] = ..., tier: _Optional[_Union[MemoryTier, str]] = ..., device_bytes: _Optional[int] = ..., spill_bytes: _Optional[int] = ..., frame_bytes: _Optional[int] = ..., page_age_seconds: _Optional[_Iterable[float]] = ..., idle_seconds: _Optional[float] = ..., last_move: _Optional[str] = ..., last_move_age_seconds: _Optional[float] = ..., temporal_consistency: _Optional[float] = ...) -> None: ...
