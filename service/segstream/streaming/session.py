@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from segstream.engine import ModelInfo, Step, StepResult
@@ -17,10 +17,12 @@ from segstream.errors import (
     SegstreamError,
 )
 from segstream.media.images import Image
+from segstream.media.label_maps import LabelMapEncoding
 from segstream.memory.frame_log import LoggedFrame
 from segstream.memory.lease import Lease
 from segstream.memory.memory_bank import MemoryBank
 from segstream.streaming.frame_codec import (
+    Base,
     DecodedFrame,
     Decoding,
     decode_frame,
@@ -63,6 +65,8 @@ class FrameInWork:
     is_model_changed: bool = False
     degradation_level: int = 0
     outcome: StepResult | FrameResult | Skipped | SegstreamError | None = None
+    full_image: Image | None = None  # for an overlay
+    kept: EncodedLabelMap | None = None  # where it is not what is sent
 
 
 class Session:
@@ -186,7 +190,7 @@ class Session:
         if not await self.lease.confirm():
             self.stream.end(SessionEndReason.REPLACED)
             raise SessionOverError
-        self._recent.add(result)
+        self._recent.add(result if work.kept is None else replace(result, outcome=work.kept))
         self._unfinished.pop(work.frame.index, None)
         self._account(work, result)
         return result
@@ -307,6 +311,8 @@ class Session:
             self._frame_size = (decoded.width, decoded.height)
             self._guard = guard
             work.outcome = result if skip is None else Skipped(skip, is_memorised=True)
+            if self.config.label_map_encoding is LabelMapEncoding.OVERLAY_JPEG:
+                work.full_image = decoded.full_image
             self._unfinished[work.frame.index] = work
         work.num_memory_frames = len(read_slots)
         work.seconds.update(result.stage_seconds)
@@ -348,6 +354,7 @@ class Session:
             wants_label_map,
             model_digest=self.model.digest,
             traceparent=self.config.traceparent,
+            wants_confidence=wants_label_map and self.config.wants_confidence,
         )
 
     async def _memorise_again(self, frames: Sequence[LoggedFrame], bank: MemoryBank) -> None:
@@ -397,16 +404,8 @@ class Session:
         encoded: EncodedLabelMap | Skipped
         batch_size = 0
         if isinstance(outcome, StepResult):
-            assert outcome.label_map is not None
-            assert self._frame_size is not None
             batch_size = outcome.batch_size
-            encode = partial(
-                encode_result,
-                *(outcome.label_map, self._frame_size, self.config, self.model.label_set),
-            )
-            encoded, work.seconds["label_map_encode"] = await self._resources.off_loop(
-                timed, encode
-            )
+            encoded = await self._encode(work, outcome)
             work.seconds["total"] = time.perf_counter() - work.arrived
         else:
             encoded = outcome
@@ -421,6 +420,28 @@ class Session:
             degradation_level=work.degradation_level,
             stage_seconds=work.seconds,
         )
+
+    async def _encode(self, work: FrameInWork, result: StepResult) -> EncodedLabelMap:
+        assert self._frame_size is not None
+        encode = partial(
+            encode_result,
+            *(result, self._frame_size, self.config, self.model.label_set),
+            image=work.full_image,
+            base=self._base(work.frame),
+        )
+        encoded, work.seconds["label_map_encode"] = await self._resources.off_loop(timed, encode)
+        work.full_image = None
+        if encoded.kept is not encoded.sent:
+            work.kept = encoded.kept
+        return encoded.sent
+
+    def _base(self, frame: Frame) -> Base | None:
+        """What a delta may be told against: a label map that client and session both hold."""
+        index = frame.held_frame_index
+        if index is None or self.config.label_map_encoding is not LabelMapEncoding.DELTA:
+            return None
+        held = self._recent.label_map(index)
+        return None if held is None else Base(index, held)
 
     def _account(self, work: FrameInWork, result: FrameResult) -> None:
         metrics, outcome = self._resources.metrics, result.outcome
