@@ -83,6 +83,7 @@ bench: $(INSTALLED) ## Print the performance figures of the README
 	$(BIN)/python benchmarks/triton.py
 	$(BIN)/python benchmarks/handoff.py
 	$(BIN)/python benchmarks/spill.py
+	$(BIN)/python benchmarks/encodings.py
 	$(BIN)/python benchmarks/soak.py --plot docs/images/soak.png
 	$(BIN)/segstream bench attention --plot docs/images/attention.png
 	$(BIN)/python benchmarks/install.py

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from opentelemetry.trace import SpanKind, get_current_span
@@ -20,14 +20,16 @@ from segstream.errors import (
     SegstreamError,
 )
 from segstream.media.images import Image
-from segstream.media.label_maps import LabelMap
+from segstream.media.label_maps import LabelMapEncoding
 from segstream.media.temporal_consistency import View, running_mean, temporal_consistency
 from segstream.memory.frame_log import LoggedFrame
 from segstream.memory.lease import Lease
 from segstream.memory.memory_bank import MemoryBank
 from segstream.streaming.frame_codec import (
+    Base,
     DecodedFrame,
     Decoding,
+    EncodedResult,
     Timing,
     decode_frame,
     encode_result,
@@ -74,6 +76,8 @@ class FrameInWork:
     views: tuple[View, View] | None = None
     consistency: float | None = None
     outcome: StepResult | FrameResult | Skipped | SegstreamError | None = None
+    full_image: Image | None = None  # for an overlay
+    kept: EncodedLabelMap | None = None  # where it is not what is sent
 
     def seconds_since_decoded(self) -> float:
         """What has passed since the frame arrived, less the time that decoding took."""
@@ -208,7 +212,7 @@ class Session:
         if not await self.lease.confirm():
             self.stream.end(SessionEndReason.REPLACED)
             raise SessionOverError
-        self._recent.add(result)
+        self._recent.add(result if work.kept is None else replace(result, outcome=work.kept))
         self._unfinished.pop(work.frame.index, None)
         self._account(work, result)
         work.trace.end(result)
@@ -338,6 +342,8 @@ class Session:
             self._frame_size = (decoded.width, decoded.height)
             self._guard = guard
             work.outcome = result if skip is None else Skipped(skip, is_memorised=True)
+            if self.config.label_map_encoding is LabelMapEncoding.OVERLAY_JPEG:
+                work.full_image = decoded.full_image
             self._unfinished[work.frame.index] = work
         if decoded.grey is not None and result.label_map is not None:
             before, self._last_view = self._last_view, View(decoded.grey, result.label_map)
@@ -388,6 +394,7 @@ class Session:
             wants_label_map,
             model_digest=self.model.digest,
             traceparent=sampled_traceparent(get_current_span()),
+            wants_confidence=wants_label_map and self.config.wants_confidence,
         )
 
     async def _memorise_again(self, frames: Sequence[LoggedFrame], bank: MemoryBank) -> None:
@@ -437,13 +444,8 @@ class Session:
         encoded: EncodedLabelMap | Skipped
         batch_size = 0
         if isinstance(outcome, StepResult):
-            assert outcome.label_map is not None
-            assert self._frame_size is not None
             batch_size = outcome.batch_size
-            encode = partial(self._encode, work, outcome.label_map, self._frame_size)
-            encoded, timing = await self._resources.off_loop(timed, encode)
-            work.seconds["label_map_encode"] = timing.seconds
-            work.trace.stage("label_map_encode", timing.seconds, ended_ns=timing.ended_ns)
+            encoded = await self._encode(work, outcome)
             work.seconds["total"] = time.perf_counter() - work.arrived
         else:
             encoded = outcome
@@ -459,13 +461,35 @@ class Session:
             stage_seconds=work.seconds,
         )
 
-    def _encode(
-        self, work: FrameInWork, label_map: LabelMap, frame_size: tuple[int, int]
-    ) -> EncodedLabelMap:
-        if work.views is not None:
-            work.consistency = temporal_consistency(*work.views)
-            work.views = None
-        return encode_result(label_map, frame_size, self.config, self.model.label_set)
+    async def _encode(self, work: FrameInWork, result: StepResult) -> EncodedLabelMap:
+        assert self._frame_size is not None
+        frame_size, base = self._frame_size, self._base(work.frame)
+
+        def encode() -> EncodedResult:
+            if work.views is not None:
+                work.consistency = temporal_consistency(*work.views)
+                work.views = None
+            return encode_result(
+                *(result, frame_size, self.config, self.model.label_set),
+                image=work.full_image,
+                base=base,
+            )
+
+        encoded, timing = await self._resources.off_loop(timed, encode)
+        work.seconds["label_map_encode"] = timing.seconds
+        work.trace.stage("label_map_encode", timing.seconds, ended_ns=timing.ended_ns)
+        work.full_image = None
+        if encoded.kept is not encoded.sent:
+            work.kept = encoded.kept
+        return encoded.sent
+
+    def _base(self, frame: Frame) -> Base | None:
+        """What a delta may be told against: a label map that client and session both hold."""
+        index = frame.held_frame_index
+        if index is None or self.config.label_map_encoding is not LabelMapEncoding.DELTA:
+            return None
+        held = self._recent.label_map(index)
+        return None if held is None else Base(index, held)
 
     def _account(self, work: FrameInWork, result: FrameResult) -> None:
         metrics, outcome = self._resources.metrics, result.outcome
