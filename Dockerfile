@@ -23,7 +23,9 @@ RUN python3 -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'r
   print(*project['dependencies'], *project['optional-dependencies']['s3'], sep='\n')" > requirements.txt \
   && sed '/^nvidia-/d' constraints.txt > constraints-cuda.txt
 
-FROM requirements AS build
+FROM ${BUILD_IMAGE} AS build
+COPY --from=requirements /requirements/*.txt /requirements/
+WORKDIR /requirements
 ARG PIP_NO_INDEX
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_FIND_LINKS=/wheels
 RUN --mount=type=bind,from=wheels,target=/wheels python3 -m venv /build \
@@ -60,14 +62,14 @@ RUN --mount=type=bind,from=package,source=/dist,target=/dist \
   /build/bin/pip --python /opt/segstream/bin/python3 install --no-deps --no-index /dist/*.whl
 
 FROM ${TRITON_IMAGE} AS triton
-USER root
+USER 0
 ARG PIP_NO_INDEX
 COPY --from=requirements /requirements /requirements
 RUN --mount=type=bind,from=wheels,target=/wheels --mount=type=bind,from=package,source=/dist,target=/dist \
   python3 -m pip install --no-cache-dir --disable-pip-version-check --find-links /wheels \
     --target /opt/segstream/python -c /requirements/constraints-cuda.txt \
     -r /requirements/requirements.txt \
-  && python3 -m pip install --no-deps --no-index --target /opt/segstream/python /dist/*.whl \
+  && python3 -m pip install --no-cache-dir --no-deps --no-index --target /opt/segstream/python /dist/*.whl \
   && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin segstream
 COPY --from=package /lib-openmp /opt/segstream/lib
 COPY deploy/triton/backends /opt/tritonserver/backends

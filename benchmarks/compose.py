@@ -96,7 +96,7 @@ def wait_until_healthy(console: Console) -> None:
 
 
 def main() -> None:
-    parser = make_parser(__doc__, DRILLS, CLIPS, num_frames=90, frames_per_second=3.0)
+    parser = make_parser(__doc__, DRILLS, CLIPS, num_frames=60, frames_per_second=2.0)
     options = parse(parser, DRILLS)
     console = Console(stderr=True, soft_wrap=True)
     try:

@@ -1,6 +1,6 @@
 """Runs a command where there is a Docker engine.
 
-    python -m tests.containers.engine COMMAND [ARGUMENT ...]
+    python -m tests.deploy.engine COMMAND [ARGUMENT ...]
 
 With the machine's own engine if it has one. Else, as root on Debian, with one that is installed
 and started for the command alone: in its own network namespace, so that nothing of the machine's
@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.containers.debian import ENGINE_PACKAGES, fetch_plugins, install, run
-from tests.containers.stand_ins import ROOT, make_images, write_override
+from tests.deploy.debian import ENGINE_PACKAGES, fetch_plugins, install, run
+from tests.deploy.stand_ins import ROOT, make_images, write_override
 
 FOLDER = ROOT / "build" / "containers"
 _START_SECONDS = 60.0

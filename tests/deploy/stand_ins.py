@@ -14,11 +14,11 @@ from typing import Any
 import yaml
 
 from segstream.bench.local_redis import server_binary
-from tests.containers.debian import make_root, run
+from tests.deploy.debian import make_root, run
 
 ROOT = Path(__file__).parents[2]
 # What Python's own modules link to comes with Debian's Python.
-_PYTHON = ("ca-certificates", "passwd", "python3", "python3-venv")
+_PYTHON = ("ca-certificates", "libstdc++6", "passwd", "python3", "python3-venv")
 _TOOLS = ("g++", "prometheus", "prometheus-alertmanager", "redis-tools")
 _PYTHON_DOCKERFILE = """
 FROM segstream-stand-in:root
