@@ -63,10 +63,11 @@ def make_root(archive: Path, packages: tuple[str, ...]) -> None:
     if archive.is_file():
         return
     partial = archive.with_suffix(".partial.tar")
-    excluded = (f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT)
+    excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
     run(
         *("mmdebstrap", "--quiet", "--variant=essential", f"--include={','.join(packages)}"),
-        *(*excluded, _IMAGES_RELEASE, partial, _mirror()),
+        *excluded,
+        *(_IMAGES_RELEASE, partial, _mirror()),
     )
     partial.rename(archive)
 

@@ -72,7 +72,9 @@ def test_the_environment_of_a_replica_sets_what_there_is(name: str) -> None:
 
 def test_the_profiles_have_the_same_services_around_the_replicas() -> None:
     assert DEFAULTS["COMPOSE_PROFILES"] == "cpu"
-    with_profiles = {name: each["profiles"] for name, each in SERVICES.items() if "profiles" in each}
+    with_profiles = {
+        name: each["profiles"] for name, each in SERVICES.items() if "profiles" in each
+    }
     assert with_profiles == {
         "service": ["cpu"],
         "service-gpu": ["gpu"],

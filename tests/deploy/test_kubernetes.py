@@ -79,7 +79,9 @@ def test_a_selector_of_pods_finds_one_workload(resource: dict[str, Any]) -> None
     selector = resource["spec"]["selector"]
     wanted = selector.get("matchLabels", selector).items()
     found = [
-        each for each in WORKLOADS if wanted <= each["spec"]["template"]["metadata"]["labels"].items()
+        each
+        for each in WORKLOADS
+        if wanted <= each["spec"]["template"]["metadata"]["labels"].items()
     ]
     assert len(found) == 1
 

@@ -77,7 +77,8 @@ export class Session {
 
   #connect() {
     return new Promise((resolve, reject) => {
-      const socket = new WebSocket(this.#url);
+      // The address tells a load balancer which replica has the session.
+      const socket = new WebSocket(`${this.#url}?session_id=${encodeURIComponent(this.id)}`);
       socket.binaryType = "arraybuffer";
       let error = new SessionError("The service cannot be reached.", { canRetry: true });
       socket.onopen = () => socket.send(JSON.stringify({ config: this.#configNow() }));
