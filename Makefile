@@ -7,7 +7,8 @@ INSTALLED := $(VENV)/.installed
 BIKES := demo/bikes.mp4
 export CLIP ?= $(firstword $(wildcard ../shared/clips/camvid_val_480x360_15fps.mp4) $(BIKES))
 
-.PHONY: help demo test browser prometheus dashboard lint types format proto bench clean
+.PHONY: help demo test compose-test cluster browser prometheus dashboard lint types format proto \
+  bench release clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -44,6 +45,12 @@ $(BIKES): | $(INSTALLED)
 
 test: $(INSTALLED) ## Run the whole test suite
 	$(BIN)/pytest
+
+compose-test: $(INSTALLED) $(filter $(BIKES),$(CLIP)) ## Drill the containers: scale, kill, drain, restart
+	$(BIN)/python -m tests.deploy.engine $(BIN)/python benchmarks/compose.py --json
+
+cluster: $(INSTALLED) $(filter $(BIKES),$(CLIP)) ## The same with processes in place of containers
+	$(BIN)/python benchmarks/cluster.py --json
 
 browser: ## Install Chromium for the tests of the web page, where apt and root are at hand
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
@@ -87,6 +94,19 @@ bench: $(INSTALLED) ## Print the performance figures of the README
 	$(BIN)/python benchmarks/soak.py --plot docs/images/soak.png
 	$(BIN)/segstream bench attention --plot docs/images/attention.png
 	$(BIN)/python benchmarks/install.py
+
+# The time that files carry, so that the same source gives the same wheel.
+release: export SOURCE_DATE_EPOCH := 1767225600
+release: $(INSTALLED) $(filter $(BIKES),$(CLIP)) ## Build dist/: wheel, sdist and SBOM, and try the wheel where nothing else is
+	rm -rf dist build/lib build/release
+	$(BIN)/python -m build --no-isolation .
+	$(PYTHON) -m venv build/release
+	build/release/bin/pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd build/release && bin/python -c "from segstream.models.native.library import library; assert library()" \
+	  && bin/segstream segment "$(abspath $(CLIP))" -o overlay.mp4 --max-height 96
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  -o dist/sbom.cdx.json build/release/bin/python
+	cd dist && sha256sum * > SHA256SUMS
 
 clean: ## Remove the virtual environment and everything generated; training runs in runs/ stay
 	rm -rf $(VENV) build dist demo service/*.egg-info .coverage .hypothesis \

@@ -18,6 +18,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
@@ -126,6 +127,13 @@ def _revision() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
+class PlatformWheel(bdist_wheel):
+    """A wheel for one platform and every Python: the kernels are no modules of Python's."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return ("py3", "none", super().get_tag()[2])
+
+
 def _build_cuda_kernels(directory: Path, warn: Callable[[str], None]) -> None:
     """Prebuild the CUDA kernels where nvcc is; elsewhere they are compiled at first use."""
     spec = spec_from_file_location("cuda_build", ROOT / "attention" / "cuda" / "build.py")
@@ -165,5 +173,9 @@ def _run_all(commands: list[list[str]]) -> None:
 
 setup(
     ext_modules=[library.extension for library in LIBRARIES],
-    cmdclass={"build_ext": BuildKernels, "build_py": BuildPackage},
+    cmdclass={
+        "bdist_wheel": PlatformWheel,
+        "build_ext": BuildKernels,
+        "build_py": BuildPackage,
+    },
 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
+from anyio import CancelScope
 from coredis.exceptions import RedisError
 from streaq import StreaqRetry, Worker
 
@@ -14,6 +15,11 @@ from segstream.clips.queue import Work
 _NAME: Final = "segstream:clips"
 _TASK: Final = "segment_clip"
 _CONNECT_SECONDS = 5.0
+
+
+class _Worker(Worker[None]):
+    async def signal_handler(self, scope: CancelScope) -> None:
+        """None: streaQ would take SIGTERM from the service, whatever ``handle_signals`` says."""
 
 
 class RedisJobQueue:
@@ -47,8 +53,8 @@ class RedisJobQueue:
     async def close(self) -> None:
         """Nothing is held between calls."""
 
-    def _worker(self, work: Any) -> "Worker[None]":
-        worker: Worker[None] = Worker(
+    def _worker(self, work: Any) -> _Worker:
+        worker = _Worker(
             redis_url=self._url,
             redis_kwargs={} if self._password is None else {"password": self._password},
             concurrency=max(1, self._num_workers),
@@ -56,7 +62,6 @@ class RedisJobQueue:
             # JSON, for nothing is unpickled; faults of tasks are told by their text.
             serializer=partial(json.dumps, default=str),
             deserializer=json.loads,
-            handle_signals=False,
             idle_timeout=self._silence_seconds,
         )
 

@@ -1,4 +1,6 @@
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -88,6 +90,25 @@ async def test_a_queue_that_cannot_be_had(redis: LocalRedis) -> None:
     gone = RedisJobQueue("redis://127.0.0.1:1/0", password=None, num_workers=1)
     with pytest.raises(ConnectionError, match="clip queue in Redis cannot be had"):
         await gone.put(CLIPS)
+
+
+async def test_signals_are_left_to_the_service(redis: LocalRedis) -> None:
+    is_told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, is_told.set)
+    worker = Worker()
+    worker.may_end.set()
+    try:
+        async with running(redis, worker):
+            await queue(redis).put(CLIPS[:1])
+            await worker.wait_for(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                await is_told.wait()
+            await queue(redis).put(CLIPS[1:2])
+            await worker.wait_for(2)
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 async def test_clips_survive_a_redis_that_is_away_and_comes_back_empty(

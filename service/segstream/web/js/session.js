@@ -78,7 +78,9 @@ export class Session {
 
   #connect() {
     return new Promise((resolve, reject) => {
-      const socket = new WebSocket(this.#url, keyProtocols());
+      // The address tells a load balancer which replica has the session.
+      const url = `${this.#url}?session_id=${encodeURIComponent(this.id)}`;
+      const socket = new WebSocket(url, keyProtocols());
       socket.binaryType = "arraybuffer";
       let error = new SessionError("The service cannot be reached.", { canRetry: true });
       socket.onopen = () => socket.send(JSON.stringify({ config: this.#configNow() }));
