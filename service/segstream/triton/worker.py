@@ -17,7 +17,7 @@ from segstream.engine.runtimes import make_executor, memory_digest
 from segstream.errors import EngineError, InvalidInputError, ModelChangedError, SegstreamError
 from segstream.media.images import Image
 from segstream.memory.cuda_memory import DeviceMemory
-from segstream.models import Runtime, load, model_digest
+from segstream.models import Runtime, import_networks, load, model_digest
 from segstream.pages import PageGeometry, Pages
 from segstream.triton.contract import CONTRACT_VERSION, Description
 from segstream.triton.mapped_pools import MappedPools
@@ -27,11 +27,16 @@ Floats = npt.NDArray[np.float32]
 
 
 class ModelSettings(BaseModel):
-    """``model.json`` of a model in the repository; ``checkpoint`` beside it, or a name."""
+    """``model.json`` of a model in the repository; ``checkpoint`` beside it, or a name.
+
+    ``networks`` are those that the checkpoint may name besides the package's own, each
+    ``NAME=MODULE:FUNCTION``.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     checkpoint: str
+    networks: list[str] = []
     runtime: Runtime = "auto"
     num_threads: int = Field(0, ge=0)
 
@@ -74,7 +79,10 @@ class Worker:
         if settings.num_threads:
             torch.set_num_threads(settings.num_threads)
         beside = folder / settings.checkpoint
-        model = load(beside if beside.is_file() else settings.checkpoint)
+        model = load(
+            beside if beside.is_file() else settings.checkpoint,
+            networks=import_networks(settings.networks),
+        )
         self._name = name
         self._config = model.config
         self._spec = model.spec
