@@ -142,20 +142,31 @@ def fuse(query: FloatArray, memory: FloatArray, weights: Weights) -> FloatArray:
     return relu(batch_norm(gated, weights, f"{name}.bn", FUSION_EPS))
 
 
+def pad_to_stride(frame: FloatArray) -> FloatArray:
+    """Right and bottom borders repeated until both sides are multiples of 8, plus 1."""
+    _, height, width = frame.shape
+    grown = ((0, 0), (0, -(height - 1) % 8), (0, -(width - 1) % 8))
+    return np.pad(frame, grown, mode="edge")
+
+
+def segment_single(frame: FloatArray, weights: Weights, depth: int) -> FloatArray:
+    """Logits of a frame (3, H, W) by the network without memory."""
+    _, height, width = frame.shape
+    return decode(encode(pad_to_stride(frame), weights, depth), weights)[:, :height, :width]
+
+
 def stream(
     frames: Sequence[FloatArray],
     weights: Weights,
     memory_length: int,
     window_size: int,
-    depth: int = 101,
 ) -> list[FloatArray]:
     """Logits of each frame (3, H, W): the memory is read first, then the frame joins it."""
     memory: deque[tuple[FloatArray, FloatArray]] = deque(maxlen=memory_length)
     logits = []
     for frame in frames:
         _, height, width = frame.shape
-        grown = ((0, 0), (0, -(height - 1) % 8), (0, -(width - 1) % 8))
-        features = encode(np.pad(frame, grown, mode="edge"), weights, depth)
+        features = encode(pad_to_stride(frame), weights, 101)
         decoded = features
         if memory:
             query = named_conv2d(features, weights, "kv_Q_r4.Key")
