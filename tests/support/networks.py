@@ -46,12 +46,14 @@ def patches(num_channels: int) -> Network:
     )
 
 
-def make_patches_lmanet(fusion: str = "sigmoid-down1", seed: int = 0) -> LMANet:
+def make_patches_lmanet(fusion: str = "sigmoid-down1", *, has_memory: bool = True) -> LMANet:
     """Values of 128 channels, which lie in two blocks, unless the fusion has others."""
-    torch.manual_seed(seed)
-    config = LMANetConfig(CAMVID, 12, memory_length=2, window_size=3, fusion=fusion)
+    torch.manual_seed(0)
+    config = LMANetConfig(
+        CAMVID, 12, memory_length=2, window_size=3, fusion=fusion, has_memory=has_memory
+    )
     model = LMANet(config, patches(12)).eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     for name, tensor in model.state_dict().items():
         if tensor.dim() == 4 and ".key." not in name:
             tensor.mul_(4)

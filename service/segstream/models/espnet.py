@@ -129,7 +129,7 @@ class ESPNetEncoder(nn.Module):
         level2 = self.level2_0(level1)
         level2 = self.b2(torch.cat([self.level2(level2), level2, quarter], dim=1))
         level3 = self.level3_0(level2)
-        return self.b3(torch.cat([self.level3(level3), level3], dim=1)), level2, level1
+        return self.b3(torch.cat([level3, self.level3(level3)], dim=1)), level2, level1
 
 
 class ESPNetDecoder(nn.Module):
