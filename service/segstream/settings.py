@@ -35,6 +35,11 @@ class Settings(BaseSettings):
         min_length=1,
         description="Checkpoints to serve: names or files. The first one is the default model.",
     )
+    networks: Annotated[list[str], NoDecode] = Field(
+        [],
+        description="Networks of your own that checkpoints name, each NAME=MODULE:FUNCTION; the "
+        "module's code is run. See docs/your_network.md.",
+    )
     engine: Literal["in-process", "triton"] = Field(
         "in-process", description="Where frames are computed: here, or in a Triton server."
     )
@@ -239,7 +244,7 @@ class Settings(BaseSettings):
             raise ValueError("tls_client_ca is given without tls_cert and tls_key")
         return self
 
-    @field_validator("models", "allowed_origins", "allowed_hosts", mode="before")
+    @field_validator("models", "networks", "allowed_origins", "allowed_hosts", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         """The environment gives a JSON list, or names with commas between them."""

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-VALUE_BLOCK = 64
+from segstream.pages import VALUE_BLOCK as VALUE_BLOCK
+
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 

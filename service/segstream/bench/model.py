@@ -160,7 +160,7 @@ def _eager(
 ) -> Tensor:
     """What one would write in plain torch; the read is told apart from the rest."""
     frames = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-    features = model.encode(frames)
+    features = model.encode(frames).tap
     key, value = model.memory_head(features)
     query_key, query_value = model.query_head(features)
     readout = read(query_key, pages)

@@ -9,7 +9,9 @@ import typer
 
 from segstream.build_info import BuildInfo
 from segstream.cli.bench import app as bench
+from segstream.cli.convert import convert
 from segstream.cli.evaluate import evaluate
+from segstream.cli.explain import explain
 from segstream.cli.keys import app as keys
 from segstream.cli.segment import segment
 from segstream.cli.serve import serve
@@ -53,6 +55,8 @@ app.command()(serve)
 app.command()(segment)
 app.command()(train)
 app.command()(evaluate)
+app.command()(explain)
+app.command()(convert)
 app.command()(triton)
 app.add_typer(bench, name="bench")
 app.add_typer(keys, name="keys")

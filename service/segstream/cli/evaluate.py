@@ -14,6 +14,7 @@ from rich.table import Table
 
 from segstream.checkpoints import DEFAULT
 from segstream.cli.errors import one_line_errors
+from segstream.cli.networks import NetworkOption, networks_of
 from segstream.cli.output_files import check_writable
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def evaluate(
     checkpoint: Annotated[
         str, typer.Option(help="The network: a file, or a name that comes with the package.")
     ] = DEFAULT,
+    network: NetworkOption = None,
     json_file: Annotated[
         Path | None,
         typer.Option(
@@ -58,7 +60,7 @@ def evaluate(
     with one_line_errors():
         if json_file not in (None, _STDOUT):
             check_writable(json_file, "JSON file")
-        model = load(checkpoint)
+        model = load(checkpoint, networks=networks_of(network))
         check_classes(model.config.label_set)
         samples = load_camvid(root, split)
         with _progress() as progress:

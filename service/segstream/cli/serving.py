@@ -7,6 +7,7 @@ import torch
 import uvloop
 
 from segstream.api.service import Service
+from segstream.cli.networks import networks_of
 from segstream.engine import InProcessEngine
 from segstream.errors import InvalidInputError
 from segstream.model_names import by_name
@@ -37,8 +38,12 @@ def _in_process_engine(settings: Settings) -> InProcessEngine:
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
     _check_device(settings.device)
+    networks = networks_of(settings.networks)
     engine = InProcessEngine(
-        {name: load(checkpoint) for name, checkpoint in by_name(settings.models).items()},
+        {
+            name: load(checkpoint, networks=networks)
+            for name, checkpoint in by_name(settings.models).items()
+        },
         max_batch_size=settings.max_batch_size,
         device=settings.device,
         runtime=settings.runtime,

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segstream.cli.errors import one_line_errors
+from segstream.cli.networks import NetworkOption, networks_of
 from segstream.errors import InvalidInputError
 from segstream.label_sets import CAMVID
 from segstream.training.config import Stage, TrainingConfig
@@ -36,6 +37,7 @@ def train(
     init: Annotated[
         str, typer.Option(help="Checkpoint to start from; the memory stage needs one.")
     ] = "",
+    network: NetworkOption = None,
     epochs: Annotated[int, typer.Option(min=1, help="Times that every frame is seen.")] = (
         _DEFAULT.epochs
     ),
@@ -86,7 +88,7 @@ def train(
             seed=seed,
             evaluate_every=evaluate_every,
         )
-        model = _model(stage, init, memory_length, window_size, seed)
+        model = _model(stage, init, memory_length, window_size, seed, network)
         samples, val = load_camvid(root, "train"), load_camvid(root, "val")
         trainer = Trainer(model, samples, val, config, out)
         _fit(trainer)
@@ -101,14 +103,26 @@ def _parse_crop(text: str) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _model(stage: Stage, init: str, memory_length: int, window_size: int, seed: int) -> "LMANet":
+def _model(
+    stage: Stage,
+    init: str,
+    memory_length: int,
+    window_size: int,
+    seed: int,
+    network: list[str] | None,
+) -> "LMANet":
     import torch
 
     from segstream.models import LMANet, LMANetConfig, load
     from segstream.training.camvid import check_classes
 
     if init:
-        model = load(init, memory_length=memory_length, window_size=window_size)
+        model = load(
+            init,
+            memory_length=memory_length,
+            window_size=window_size,
+            networks=networks_of(network),
+        )
         check_classes(model.config.label_set)
         return model
     if stage is Stage.MEMORY:

@@ -13,6 +13,7 @@ import typer
 
 from segstream.checkpoints import DEFAULT
 from segstream.cli.errors import one_line_errors
+from segstream.cli.networks import NetworkOption
 from segstream.cli.signals import handling
 from segstream.errors import SegstreamError
 from segstream.telemetry.logging import configure_logging
@@ -33,6 +34,7 @@ def triton(
         list[str] | None,
         typer.Option(help="Checkpoint to serve, a name or a file. May be given several times."),
     ] = None,
+    network: NetworkOption = None,
     model_repository: Annotated[
         Path | None,
         typer.Option(
@@ -79,6 +81,7 @@ def triton(
                     max_batch_size=max_batch_size,
                     num_instances=instances,
                     num_threads=num_threads,
+                    networks=network or [],
                 )
             with TritonServer(
                 repository.resolve(),

@@ -14,7 +14,8 @@ from segstream.pages import PageGeometry, Pages
 class ModelInfo:
     """What the service tells of a model, and what it must know to keep its memory.
 
-    ``digest`` identifies the weights and what computes them: memory of one is nothing to another.
+    ``memory_length`` 0 is a network without memory. ``digest`` identifies the weights and what
+    computes them: memory of one is nothing to another.
     """
 
     name: str

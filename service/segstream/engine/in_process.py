@@ -71,9 +71,11 @@ class InProcessEngine:
             name: ModelInfo(
                 name,
                 model.config.label_set,
-                model.config.memory_length,
+                model.config.stream_length,
                 model.config.window_size,
-                memory_digest(self._digests[name], runtime=self._runtime, device=self._device),
+                memory_digest(
+                    model, self._digests[name], runtime=self._runtime, device=self._device
+                ),
             )
             for name, model in self._models.items()
         }

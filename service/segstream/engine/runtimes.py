@@ -1,6 +1,7 @@
 """Which runtime runs a model, and its first steps."""
 
 import numpy as np
+import structlog
 import torch
 
 from segstream.engine.base import Step
@@ -9,15 +10,26 @@ from segstream.engine.native_executor import NativeExecutor
 from segstream.engine.onnx_executor import OnnxExecutor
 from segstream.engine.torch_executor import TorchExecutor
 from segstream.errors import InvalidInputError
-from segstream.models import CPU_ONLY, LMANet, NativeLMANet, OnnxLMANet, Runtime, on_cpu
+from segstream.models import (
+    CPU_ONLY,
+    LMANet,
+    NativeLMANet,
+    OnnxLMANet,
+    Runtime,
+    check_runtime,
+    is_torch_only,
+    on_cpu,
+)
 from segstream.pages import empty_pages
+
+_log = structlog.get_logger(__name__)
 
 
 def make_executor(model: LMANet, digest: str, *, runtime: Runtime, device: str) -> Executor:
     """An executor of ``model``, whose ``model_digest`` is given, that has run once.
 
     It ran without and with memory, so that no client's frame pays for the first use of a kernel.
-    Raises InvalidInputError for a runtime that the device does not have.
+    Raises InvalidInputError for a runtime that the device or the network does not have.
     """
     executor = _executor(model, digest, runtime, device)
     pages = empty_pages(model.page_geometry(64, 64), 2, device=device)
@@ -27,13 +39,13 @@ def make_executor(model: LMANet, digest: str, *, runtime: Runtime, device: str) 
     return executor
 
 
-def memory_digest(digest: str, *, runtime: Runtime, device: str) -> str:
+def memory_digest(model: LMANet, digest: str, *, runtime: Runtime, device: str) -> str:
     """What tells memories apart that one session must not mix: the model's digest and the runtime.
 
     Runtimes round differently. A memory that one wrote and another reads would give label maps that
     neither gives alone.
     """
-    return f"{digest}-{_on(device, runtime)}"
+    return f"{digest}-{_on(model, device, runtime)}"
 
 
 def runtime_of(memory_digest: str) -> str:
@@ -42,7 +54,8 @@ def runtime_of(memory_digest: str) -> str:
 
 
 def _executor(model: LMANet, digest: str, runtime: Runtime, device: str) -> Executor:
-    chosen = _on(device, runtime)
+    check_runtime(model, runtime)
+    chosen = _on(model, device, runtime)
     if runtime in CPU_ONLY and chosen == "torch":
         raise InvalidInputError(
             f"runtime is {runtime!r}, which has no device {device!r}: use torch", field="runtime"
@@ -51,9 +64,15 @@ def _executor(model: LMANet, digest: str, runtime: Runtime, device: str) -> Exec
         return NativeExecutor(NativeLMANet(model))
     if chosen == "onnx":
         return OnnxExecutor(OnnxLMANet(model, digest))
+    if runtime == "auto" and is_torch_only(model):
+        _log.info(
+            "network runs in torch; the other runtimes have ERFNet only",
+            network=model.spec.name,
+            fusion=model.config.fusion,
+        )
     return TorchExecutor(model, device)
 
 
-def _on(device: str, runtime: Runtime) -> str:
+def _on(model: LMANet, device: str, runtime: Runtime) -> str:
     """What ``runtime`` comes to on this device."""
-    return on_cpu(runtime) if torch.device(device).type == "cpu" else "torch"
+    return on_cpu(model, runtime) if torch.device(device).type == "cpu" else "torch"

@@ -1,6 +1,7 @@
 """How another process finds the pages of a pool, and tells that they are the right ones."""
 
 import json
+import math
 import secrets
 from dataclasses import asdict, dataclass, field
 
@@ -71,12 +72,10 @@ class PoolHandle:
     def pages(self, memory: Tensor) -> Pages:
         """The pages in ``memory (num_bytes,)`` uint8, which is laid out as this handle says."""
         flat = memory[HEADER_BYTES:].view(self.dtype)
-        shape = (self.num_pages, self.geometry.height, self.geometry.width)
-        key_channels, value_channels = self.geometry.key_channels, self.geometry.value_channels
-        num_keys = self.num_pages * self.geometry.height * self.geometry.width * key_channels
+        num_keys = self.num_pages * math.prod(self.geometry.key_shape)
         return Pages(
-            flat[:num_keys].view(*shape, key_channels),
-            flat[num_keys:].view(*shape, value_channels),
+            flat[:num_keys].view(self.num_pages, *self.geometry.key_shape),
+            flat[num_keys:].view(self.num_pages, *self.geometry.value_shape),
         )
 
     def mark(self, memory: Tensor) -> None:

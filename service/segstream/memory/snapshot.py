@@ -1,5 +1,6 @@
 """Snapshots: a session's memory at rest, and how it is written down."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -19,7 +20,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """The pages of a bank, oldest first: keys ``(n, h, w, Dk)`` and values ``(n, h, w, Dv)``.
+    """The pages of a bank, oldest first: keys and values as in ``Pages``.
 
     ``state`` is what else the session needs to go on; ``epoch`` that of the lease it was taken
     under.
@@ -46,7 +47,8 @@ class Snapshot:
     @property
     def geometry(self) -> PageGeometry:
         _, height, width, key_channels = self.keys.shape
-        return PageGeometry(height, width, key_channels, self.values.shape[-1])
+        value_channels = self.values.shape[1:].numel() // (height * width)
+        return PageGeometry(height, width, key_channels, value_channels)
 
     @property
     def num_pages(self) -> int:
@@ -101,30 +103,23 @@ class Snapshot:
             raise RecordError("the memory is that of another model")
         dtype = _DTYPES[header["dtype"]]
         geometry = PageGeometry(**header["geometry"])
-        shape = (header["num_pages"], geometry.height, geometry.width)
+        num_pages = header["num_pages"]
         data = memoryview(b"".join(payload))
         state_end = header["state_bytes"]
-        keys_end = state_end + dtype.itemsize * _num_elements(*shape, geometry.key_channels)
+        keys_end = state_end + dtype.itemsize * num_pages * math.prod(geometry.key_shape)
         return cls(
             model_digest,
             header["epoch"],
             header["next_frame_index"],
             bytes(data[:state_end]),
-            _to_tensor(data[state_end:keys_end], dtype, (*shape, geometry.key_channels)),
-            _to_tensor(data[keys_end:], dtype, (*shape, geometry.value_channels)),
+            _to_tensor(data[state_end:keys_end], dtype, (num_pages, *geometry.key_shape)),
+            _to_tensor(data[keys_end:], dtype, (num_pages, *geometry.value_shape)),
         )
 
 
 def _parts(block: bytes) -> Iterator[bytes]:
     view = memoryview(block)
     return (bytes(view[at : at + CHUNK_BYTES]) for at in range(0, len(view), CHUNK_BYTES))
-
-
-def _num_elements(*shape: int) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
 
 
 def _to_bytes(tensor: Tensor) -> bytes:

@@ -1,18 +1,15 @@
-"""Checkpoints: this project's safetensors files and the published LMANet ``.pth`` files.
+"""Checkpoints: this project's safetensors files and the published ``.pth`` files.
 
-A safetensors file carries the network's configuration in its metadata. A published file is a flat
-dictionary of tensors, read without unpickling anything but tensors; its configuration is told by
-its shapes. Either way every key must find its place.
+A safetensors file carries the network's name and configuration in its metadata, a published one
+tells them by its keys and shapes. Either way every key must find its place.
 """
 
-import re
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from importlib.resources import as_file, files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,32 +17,68 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segstream.errors import InvalidInputError, NotFoundError
-from segstream.label_sets import CAMVID, CITYSCAPES, LABEL_SETS, LabelSet
+from segstream.label_sets import LABEL_SETS
 from segstream.models.lmanet import LMANet, LMANetConfig, channels_last
+from segstream.models.memory import KEY_CHANNELS
+from segstream.models.network import NetworkBuilder, Preprocessing
+from segstream.models.networks import build
+from segstream.models.published import SUFFIXES, is_of_memory, read_published
 
 _FORMAT = "segstream/1"
-_PUBLISHED_SUFFIXES = {".pth", ".pt", ".tar"}
-_PUBLISHED_PREFIXES = {
-    "encoder.": "encoder.",
-    "decoder.": "decoder.",
-    "kv_M_r4.Key.": "memory_head.key.",
-    "kv_M_r4.Value.": "memory_head.value.",
-    "kv_Q_r4.Key.": "query_head.key.",
-    "kv_Q_r4.Value.": "query_head.value.",
-    "memory_module_local.const": "sink",
-    "memory_fusion.bn1.": "fusion.query_bn.",
-    "memory_fusion.bn2.": "fusion.memory_bn.",
-    "memory_fusion.bn.": "fusion.bn.",
-    "memory_fusion.conv_layer_1.": "fusion.query_conv.",
-    "memory_fusion.conv_layer_2.": "fusion.memory_conv.",
-    "memory_fusion.conv_layer_3.": "fusion.query_gate.",
-    "memory_fusion.conv_layer_4.": "fusion.memory_gate.",
-}
-_PARALLEL_PREFIX = "module."  # of networks that were trained on several GPUs
-# Left over from the encoder's own classification training; no network uses it.
-_UNUSED_PREFIX = "encoder.output_conv."
-_LABEL_SET_BY_CHANNELS = {20: CITYSCAPES, 12: CAMVID}
-_PICKLED_NAME = re.compile(r"GLOBAL (\S+)")
+_COUNT = ".num_batches_tracked"
+_NO_NETWORKS: Mapping[str, NetworkBuilder] = {}
+
+
+class Outcome(StrEnum):
+    """What came of a key. ``new``: the file need not have it; it begins as in a new network."""
+
+    TAKEN = "taken"
+    UNUSED = "unused"
+    NEW = "new"
+    MISSING = "missing"
+    UNEXPECTED = "unexpected"
+    MISSHAPEN = "misshapen"
+
+
+_FAULTS = (Outcome.MISSING, Outcome.UNEXPECTED, Outcome.MISSHAPEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a file: what the file calls it, its name here, what came of it, and why."""
+
+    key: str
+    name: str
+    outcome: Outcome
+    shape: tuple[int, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Import:
+    """A network made of a file, and what came of every key: of the file, and of the network.
+
+    ``model`` has the weights of the file only if ``faults`` is empty.
+    """
+
+    model: LMANet
+    keys: list[Key]
+
+    @property
+    def faults(self) -> list[Key]:
+        return [key for key in self.keys if key.outcome in _FAULTS]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Source:
+    """What a file holds, with its tensors by their names here."""
+
+    state: dict[str, Tensor]
+    network: str
+    config: LMANetConfig
+    preprocessing: Preprocessing | None
+    key_of: Callable[[str], str]
+    unused: Mapping[str, str]
 
 
 def available() -> list[str]:
@@ -54,25 +87,61 @@ def available() -> list[str]:
 
 
 def load(
-    path_or_name: str | Path, *, memory_length: int | None = None, window_size: int | None = None
+    path_or_name: str | Path,
+    *,
+    memory_length: int | None = None,
+    window_size: int | None = None,
+    networks: Mapping[str, NetworkBuilder] = _NO_NETWORKS,
 ) -> LMANet:
     """An LMANet in eval mode from a file or from a checkpoint that comes with the package.
 
-    ``memory_length`` (T) and ``window_size`` (P) replace the checkpoint's own. Raises
-    NotFoundError, and InvalidInputError naming each missing, unexpected or misshapen key, or a T
-    or P out of bounds.
+    ``memory_length`` (T) and ``window_size`` (P) replace the checkpoint's own; with
+    ``memory_length`` a memory that is not trained yet is used all the same. ``networks`` are those
+    that a checkpoint may name besides the package's own. Raises NotFoundError, and
+    InvalidInputError naming each missing, unexpected or misshapen key, or a T or P out of bounds.
     """
     path = Path(path_or_name)
     if path.is_file():
-        return _load_file(path, memory_length, window_size)
+        return _load_file(path, memory_length, window_size, networks)
     for entry in _packaged():
         if _is_checkpoint(entry) and Path(entry.name).stem == str(path_or_name):
             with as_file(entry) as packaged_path:
-                return _load_file(packaged_path, memory_length, window_size)
+                return _load_file(packaged_path, memory_length, window_size, networks)
     raise NotFoundError(
         f"no checkpoint {str(path_or_name)!r}: neither a file nor one of {available()}",
         field="model",
     )
+
+
+def import_file(
+    path: Path,
+    *,
+    memory_length: int | None = None,
+    window_size: int | None = None,
+    networks: Mapping[str, NetworkBuilder] = _NO_NETWORKS,
+) -> Import:
+    """As ``load``, of a file, with an account of every key; keys that do not fit raise nothing."""
+    source = _read(path)
+    config = replace(
+        source.config,
+        memory_length=source.config.memory_length if memory_length is None else memory_length,
+        window_size=source.config.window_size if window_size is None else window_size,
+        has_memory=source.config.has_memory or memory_length is not None,
+    )
+    # Whatever the file lacks has the same weights each time.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build(source.network, config.num_channels, networks)
+        if source.preprocessing is not None:
+            network = network.with_preprocessing(source.preprocessing)
+        model = LMANet(config, network)
+    made = model.state_dict()
+    keys = _account(source, made)
+    imported = Import(model, keys)
+    if not imported.faults:
+        model.load_state_dict(made | source.state)
+    channels_last(model.eval().requires_grad_(False))
+    return imported
 
 
 def save(model: LMANet, path: Path, *, dtype: torch.dtype = torch.float32) -> None:
@@ -80,10 +149,15 @@ def save(model: LMANet, path: Path, *, dtype: torch.dtype = torch.float32) -> No
     config = model.config
     metadata = {
         "format": _FORMAT,
+        "network": model.spec.name,
+        "preprocessing": model.spec.preprocessing.encode(),
         "label_set": config.label_set.name,
         "num_channels": str(config.num_channels),
         "memory_length": str(config.memory_length),
         "window_size": str(config.window_size),
+        "fusion": config.fusion,
+        "key_channels": str(config.key_channels),
+        "has_memory": str(config.has_memory).lower(),
     }
     tensors = {
         name: tensor.to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
@@ -102,28 +176,47 @@ def _is_checkpoint(entry: Traversable) -> bool:
     return entry.name.endswith(".safetensors")
 
 
-def _load_file(path: Path, memory_length: int | None, window_size: int | None) -> LMANet:
-    key_of: Callable[[str], str] = str
-    if path.suffix == ".safetensors":
-        state, settings = _read_safetensors(path)
-    elif path.suffix in _PUBLISHED_SUFFIXES:
-        (state, prefix), settings = _read_published(path), {}
-        key_of = partial(_published_key, prefix)
-    else:
+def _load_file(
+    path: Path,
+    memory_length: int | None,
+    window_size: int | None,
+    networks: Mapping[str, NetworkBuilder],
+) -> LMANet:
+    imported = import_file(
+        path, memory_length=memory_length, window_size=window_size, networks=networks
+    )
+    if imported.faults:
+        raise InvalidInputError(
+            f"{path}: {len(imported.faults)} keys do not fit: "
+            + "; ".join(map(_fault_text, imported.faults)),
+            field="model",
+        )
+    return imported.model
+
+
+def _fault_text(key: Key) -> str:
+    return (
+        f"{key.key} {key.note}" if key.outcome is Outcome.MISSHAPEN else f"{key.outcome} {key.key}"
+    )
+
+
+def _read(path: Path) -> _Source:
+    if path.suffix in SUFFIXES:
+        found = read_published(path)
+        return _Source(found.state, found.network, found.config, None, found.key_of, found.unused)
+    if path.suffix != ".safetensors":
         raise InvalidInputError(
             f"{path}: a checkpoint ends in .safetensors, .pth, .pt or .tar", field="model"
         )
-    config = _config(path, state, settings)
-    model = LMANet(
-        replace(
-            config,
-            memory_length=config.memory_length if memory_length is None else memory_length,
-            window_size=config.window_size if window_size is None else window_size,
+    state, settings = _read_safetensors(path)
+    try:
+        preprocessing = (
+            Preprocessing.decode(settings["preprocessing"]) if "preprocessing" in settings else None
         )
-    )
-    _check_keys(path, state, model.state_dict(), key_of)
-    model.load_state_dict(state)
-    return channels_last(model.eval().requires_grad_(False))
+        config = _config(settings, has_sink="sink" in state)
+    except (ValueError, KeyError, InvalidInputError) as error:
+        raise InvalidInputError(f"{path}: metadata: {error}", field="model") from error
+    return _Source(state, settings.get("network", "erfnet"), config, preprocessing, str, {})
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -143,114 +236,46 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, metadata
 
 
-def _read_published(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors by their names here, and the prefix of all keys in the file."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the broken file provokes
+def _config(settings: Mapping[str, str], *, has_sink: bool) -> LMANetConfig:
+    label_set = LABEL_SETS.get(settings["label_set"])
+    if label_set is None:
         raise InvalidInputError(
-            f"{path}: not a file of tensors ({_reason(error)})", field="model"
-        ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict):
-        raise InvalidInputError(f"{path}: not a dictionary of tensors", field="model")
-    state: dict[str, Tensor] = {}
-    for key, tensor in content.items():
-        name = _own_name(str(key).removeprefix(_PARALLEL_PREFIX))
-        if not isinstance(tensor, Tensor):
-            raise InvalidInputError(
-                f"{path}: {key} is a {type(tensor).__name__}, must be a tensor", field="model"
-            )
-        if name in state:
-            raise InvalidInputError(f"{path}: a second key stands for {key}", field="model")
-        if not name.startswith(_UNUSED_PREFIX):
-            state[name] = tensor
-    is_parallel = any(str(key).startswith(_PARALLEL_PREFIX) for key in content)
-    return state, _PARALLEL_PREFIX if is_parallel else ""
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong, without torch's advice on how to load it all the same."""
-    if not isinstance(error, UnpicklingError):
-        return f"{type(error).__name__}: {error}"
-    found = _PICKLED_NAME.search(str(error))
-    return (
-        f"it holds {found[1]}, which is not loaded"
-        if found
-        else "it cannot be read as tensors alone"
+            f"no label set {settings['label_set']!r}, known: {sorted(LABEL_SETS)}"
+        )
+    return LMANetConfig(
+        label_set,
+        int(settings["num_channels"]),
+        memory_length=int(settings["memory_length"]),
+        window_size=int(settings["window_size"]),
+        has_sink=has_sink,
+        fusion=settings.get("fusion", "sigmoid-do1"),
+        key_channels=int(settings.get("key_channels", KEY_CHANNELS)),
+        has_memory=settings.get("has_memory", "true") == "true",
     )
 
 
-def _own_name(published: str) -> str:
-    """The name of a published key here; a key without a place keeps its name."""
-    for theirs, ours in _PUBLISHED_PREFIXES.items():
-        if published.startswith(theirs):
-            return ours + published.removeprefix(theirs)
-    return published
-
-
-def _published_key(prefix: str, name: str) -> str:
-    """The key in a published file for a name here."""
-    for theirs, ours in _PUBLISHED_PREFIXES.items():
-        if name.startswith(ours):
-            return prefix + theirs + name.removeprefix(ours)
-    return prefix + name
-
-
-def _config(path: Path, state: dict[str, Tensor], settings: dict[str, str]) -> LMANetConfig:
-    label_set, num_channels = _label_set(path, state, settings), _num_channels(path, state)
-    try:
-        return LMANetConfig(
-            label_set,
-            num_channels,
-            memory_length=int(settings.get("memory_length", 4)),
-            window_size=int(settings.get("window_size", 21)),
-            has_sink="sink" in state,
-        )
-    except (ValueError, InvalidInputError) as error:
-        raise InvalidInputError(f"{path}: {error}", field="model") from error
-
-
-def _num_channels(path: Path, state: dict[str, Tensor]) -> int:
-    weight = state.get("decoder.output_conv.weight")
-    if weight is None or weight.dim() != 4:
-        raise InvalidInputError(
-            f"{path}: no decoder.output_conv.weight of 4 dimensions; not an ERFNet LMANet",
-            field="model",
-        )
-    return weight.shape[1]
-
-
-def _label_set(path: Path, state: dict[str, Tensor], settings: dict[str, str]) -> LabelSet:
-    if "label_set" in settings:
-        label_set = LABEL_SETS.get(settings["label_set"])
-        known: object = sorted(LABEL_SETS)
-        given: object = settings["label_set"]
-    else:
-        given = _num_channels(path, state)
-        label_set = _LABEL_SET_BY_CHANNELS.get(_num_channels(path, state))
-        known = {n: labels.name for n, labels in _LABEL_SET_BY_CHANNELS.items()}
-    if label_set is None:
-        raise InvalidInputError(
-            f"{path}: no label set for {given!r}, known: {known}", field="model"
-        )
-    return label_set
-
-
-def _check_keys(
-    path: Path, state: dict[str, Tensor], wanted: dict[str, Tensor], key_of: Callable[[str], str]
-) -> None:
-    """Every name has its place and fits it; ``key_of`` tells what the file calls a name."""
-    problems = [f"missing {key_of(name)}" for name in wanted if name not in state]
-    problems += [f"unexpected {key_of(name)}" for name in state if name not in wanted]
+def _account(source: _Source, wanted: Mapping[str, Tensor]) -> list[Key]:
+    """What comes of every key; each name has its place and fits it, or there is a fault."""
+    lacks_counts = not any(name.endswith(_COUNT) for name in source.state)
+    keys = [Key(key, "", Outcome.UNUSED, (), note) for key, note in source.unused.items()]
     for name, tensor in wanted.items():
-        if name in state and (fault := _fault(state[name], tensor)):
-            problems.append(f"{key_of(name)} {fault}")
-    if problems:
-        raise InvalidInputError(
-            f"{path}: {len(problems)} keys do not fit: " + "; ".join(problems), field="model"
-        )
+        key, shape = source.key_of(name), tuple(tensor.shape)
+        if name in source.state:
+            fault = _fault(source.state[name], tensor)
+            outcome = Outcome.MISSHAPEN if fault else Outcome.TAKEN
+            keys.append(Key(key, name, outcome, tuple(source.state[name].shape), fault))
+        elif not source.config.has_memory and is_of_memory(name):
+            keys.append(Key("", name, Outcome.NEW, shape, "the memory is still to be trained"))
+        elif lacks_counts and name.endswith(_COUNT):
+            keys.append(Key("", name, Outcome.NEW, shape, "torch before 0.4.1 did not count"))
+        else:
+            keys.append(Key(key, name, Outcome.MISSING, shape))
+    keys += [
+        Key(source.key_of(name), "", Outcome.UNEXPECTED, tuple(tensor.shape))
+        for name, tensor in source.state.items()
+        if name not in wanted
+    ]
+    return keys
 
 
 def _fault(given: Tensor, wanted: Tensor) -> str:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from segstream.models.network import Network, NetworkSpec
+
 FEATURE_CHANNELS = 128
 STRIDE = 8
 _EPS = 1e-3
@@ -95,8 +97,7 @@ class ERFNetDecoder(nn.Module):
         return logits
 
 
-def pad_to_stride(frames: Tensor) -> Tensor:
-    """``(B, C, H, W)`` padded at the right and bottom with the border pixels to multiples of 8."""
-    height, width = frames.shape[-2:]
-    padding = (0, -width % STRIDE, 0, -height % STRIDE)
-    return nn.functional.pad(frames, padding, mode="replicate") if any(padding) else frames
+def erfnet(num_channels: int) -> Network:
+    """With untrained weights."""
+    spec = NetworkSpec("erfnet", FEATURE_CHANNELS, STRIDE)
+    return Network(spec, ERFNetEncoder(), ERFNetDecoder(num_channels), num_channels)

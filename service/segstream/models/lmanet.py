@@ -9,28 +9,25 @@ from torch import Tensor, nn
 from segstream.attention import local_memory_attention
 from segstream.errors import InvalidInputError
 from segstream.label_sets import LabelSet
-from segstream.models.erfnet import (
-    FEATURE_CHANNELS,
-    STRIDE,
-    ERFNetDecoder,
-    ERFNetEncoder,
-    pad_to_stride,
-)
+from segstream.models.erfnet import erfnet
 from segstream.models.memory import (
+    FUSIONS,
     KEY_CHANNELS,
-    VALUE_CHANNELS,
-    GatedFusion,
     KeyValueHead,
+    value_channels,
     write_pages,
 )
 from segstream.models.native_lmanet import NativeLMANet
+from segstream.models.network import Features, Network, as_features
 from segstream.models.onnx_lmanet import OnnxLMANet
-from segstream.models.runtime import CPU_ONLY, Runtime, on_cpu
+from segstream.models.runtime import CPU_ONLY, Runtime, check_runtime, on_cpu
 from segstream.models.stream import LMANetStream
-from segstream.pages import PageGeometry, Pages
+from segstream.pages import VALUE_BLOCK, PageGeometry, Pages, as_stored
 
 MAX_WINDOW_SIZE = 101
 MAX_MEMORY_LENGTH = 64
+MAX_KEY_CHANNELS = 512
+MAX_NUM_CHANNELS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +35,8 @@ class LMANetConfig:
     """What a checkpoint must state besides its weights.
 
     ``num_channels`` counts the logit channels; published checkpoints end with one for "void".
+    ``fusion`` is one of ``FUSIONS``. Without ``has_memory`` the memory is still to be trained, and
+    a stream segments every frame alone.
     Raises InvalidInputError naming the field that is out of bounds.
     """
 
@@ -46,6 +45,9 @@ class LMANetConfig:
     memory_length: int = 4
     window_size: int = 21
     has_sink: bool = False
+    fusion: str = "sigmoid-do1"
+    key_channels: int = KEY_CHANNELS
+    has_memory: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.memory_length <= MAX_MEMORY_LENGTH:
@@ -64,6 +66,25 @@ class LMANetConfig:
                 f"has {self.label_set.num_classes} classes",
                 field="num_channels",
             )
+        if self.num_channels > MAX_NUM_CHANNELS:
+            raise InvalidInputError(
+                f"num_channels must be at most {MAX_NUM_CHANNELS}, got {self.num_channels}",
+                field="num_channels",
+            )
+        if self.fusion not in FUSIONS:
+            raise InvalidInputError(
+                f"fusion is {self.fusion!r}, must be one of {sorted(FUSIONS)}", field="fusion"
+            )
+        if not 1 <= self.key_channels <= MAX_KEY_CHANNELS:
+            raise InvalidInputError(
+                f"key_channels must be in 1..{MAX_KEY_CHANNELS}, got {self.key_channels}",
+                field="key_channels",
+            )
+
+    @property
+    def stream_length(self) -> int:
+        """How many frames a stream remembers: T, or none."""
+        return self.memory_length if self.has_memory else 0
 
 
 def _no_lap(stage: str) -> None:
@@ -71,18 +92,27 @@ def _no_lap(stage: str) -> None:
 
 
 class LMANet(nn.Module):
-    """ERFNet with memory. Holds weights only: the memory is passed in, as pages and slots."""
+    """A network with memory. Holds weights only: the memory is passed in, as pages and slots.
 
-    def __init__(self, config: LMANetConfig) -> None:
+    ``network`` is the single-frame network; None is ERFNet. Raises InvalidInputError where it does
+    not fit the configuration.
+    """
+
+    def __init__(self, config: LMANetConfig, network: Network | None = None) -> None:
         super().__init__()
+        network = erfnet(config.num_channels) if network is None else network
+        channels = network.spec.feature_channels
+        values = value_channels(config.fusion)
+        _check_fit(config, network, channels if values is None else values)
         self.config = config
-        self.encoder = ERFNetEncoder()
-        self.memory_head = KeyValueHead(FEATURE_CHANNELS)
-        self.query_head = KeyValueHead(FEATURE_CHANNELS)
+        self.spec = network.spec
+        self.encoder = network.encoder
+        self.memory_head = KeyValueHead(channels, config.key_channels, values)
+        self.query_head = KeyValueHead(channels, config.key_channels, values)
         self.query_head.key.load_state_dict(self.memory_head.key.state_dict())
         self.sink = nn.Parameter(torch.zeros(1)) if config.has_sink else None
-        self.fusion = GatedFusion(FEATURE_CHANNELS)
-        self.decoder = ERFNetDecoder(config.num_channels)
+        self.fusion = FUSIONS[config.fusion](channels)
+        self.decoder = network.decoder
 
     @property
     def dtype(self) -> torch.dtype:
@@ -106,26 +136,36 @@ class LMANet(nn.Module):
                 f"on {device}{' in training mode' if self.training else ''}",
                 field="runtime",
             )
-        chosen = on_cpu(runtime) if is_fit else "torch"
+        check_runtime(self, runtime)
+        chosen = on_cpu(self, runtime) if is_fit else "torch"
         if chosen == "native":
             return LMANetStream(NativeLMANet(self))
         return LMANetStream(OnnxLMANet(self) if chosen == "onnx" else self)
 
     def page_geometry(self, height: int, width: int) -> PageGeometry:
         """The geometry of a page for frames of ``height x width`` pixels."""
-        return PageGeometry(-(-height // STRIDE), -(-width // STRIDE), KEY_CHANNELS, VALUE_CHANNELS)
+        values = value_channels(self.config.fusion) or self.spec.feature_channels
+        return PageGeometry(*self.spec.map_size(height, width), self.config.key_channels, values)
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """Frames ``(B, 3, H, W)``, floats in 0..1, to features ``(B, C, ceil(H/8), ceil(W/8))``.
+    def encode(self, frames: Tensor) -> Features:
+        """The features of RGB frames ``(B, 3, H, W)``, floats in 0..1.
 
-        A size that is no multiple of 8 is padded at the right and bottom with the border pixels.
+        A size that the network does not take is padded at the right and bottom with the border
+        pixels.
         """
-        features: Tensor = self.encoder(pad_to_stride(frames))
-        return features
+        return as_features(self.encoder(self.spec.pad(self.spec.preprocessing(frames))))
 
-    def read(self, features: Tensor, pages: Pages, slots: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, features: Features) -> Tensor:
+        """Logits ``(B, num_channels, H, W)`` of the frames as they were padded."""
+        logits: Tensor = self.decoder(features.tap, *features.skips)
+        size = self.spec.frame_size(*features.tap.shape[2:])
+        if logits.shape[2:] == size:
+            return logits
+        return nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+    def read(self, tap: Tensor, pages: Pages, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Query value and memory read-out, each ``(B, h, w, Dv)``; ``slots`` as in ``forward``."""
-        query_key, query_value = self.query_head(features)
+        query_key, query_value = self.query_head(tap)
         readout = local_memory_attention(
             query_key, pages.keys, pages.values, slots, self.config.window_size, sink=self.sink
         )
@@ -152,55 +192,78 @@ class LMANet(nn.Module):
         """
         height, width = frames.shape[-2:]
         features = self.encode(frames)
-        key, value = self.memory_head(features)
+        tap = features.tap
+        key, value = self.memory_head(tap)
         lap("encode")
 
         has_memory = (read_slots >= 0).any(dim=1)
         warm = has_memory.nonzero().squeeze(1)
         if len(warm):
-            query_value, readout = self.read(features[warm], pages, read_slots[warm])
+            query_value, readout = self.read(tap[warm], pages, read_slots[warm])
         lap("memory_read")
 
         write_pages(pages, write_slots, key, value)
         if len(warm):
-            features[warm] = self.fusion(query_value, readout)
-        logits: Tensor = self.decoder(features)[..., :height, :width]
+            fused = self.fusion(query_value, readout)
+            tap = fused if len(warm) == len(tap) else tap.index_copy(0, warm, fused)
+        logits = self.decode(Features(tap, features.skips))[..., :height, :width]
         lap("fuse_decode")
         return logits
 
     def memorise(self, frames: Tensor, pages: Pages, write_slots: Tensor) -> None:
         """What ``forward`` does for the memory, and nothing else; arguments as there."""
-        write_pages(pages, write_slots, *self.memory_head(self.encode(frames)))
+        write_pages(pages, write_slots, *self.memory_head(self.encode(frames).tap))
 
     def segment_window(self, frames: Tensor) -> Tensor:
         """Logits of the last of L frames ``(B, L, 3, H, W)``, the T before it being its memory.
 
         Equal to streaming the L frames; differentiable, for training.
         """
+        height, width = frames.shape[-2:]
         frames = frames[:, -(self.config.memory_length + 1) :]
-        batch, length, _, height, width = frames.shape
+        return self.decode_window(self.encode_window(frames))[..., :height, :width]
+
+    def encode_window(self, frames: Tensor) -> Features:
+        """As ``encode``, of frames ``(B, L, 3, H, W)``: features ``(B, L, C, h, w)`` and skips."""
+        batch, length = frames.shape[:2]
         features = self.encode(frames.flatten(0, 1))
-        logits = self.decode_window(features.view(batch, length, *features.shape[1:]))
-        return logits[..., :height, :width]
+        return features.map(lambda tensor: tensor.unflatten(0, (batch, length)))
 
-    def decode_window(self, features: Tensor) -> Tensor:
-        """As ``segment_window``, from encoder features ``(B, L, C, h, w)``; logits at 8x."""
-        single = features.shape[1] == 1
-        logits: Tensor = self.decoder(features[:, -1] if single else self.fuse_window(features))
-        return logits
+    def decode_window(self, features: Features) -> Tensor:
+        """As ``segment_window``, from ``encode_window``; logits of the frames as padded."""
+        last = features.map(lambda tensor: tensor[:, -1])
+        is_single = features.tap.shape[1] == 1
+        return self.decode(last if is_single else Features(self.fuse_window(features), last.skips))
 
-    def fuse_window(self, features: Tensor) -> Tensor:
-        """Features ``(B, L, C, h, w)``, L > 1, to those of the last frame joined with memory."""
-        keys, values = self.memory_head(features[:, :-1].flatten(0, 1))
+    def fuse_window(self, features: Features) -> Tensor:
+        """The last frame's features ``(B, C, h, w)`` joined with memory, from L > 1 frames'."""
+        tap = features.tap
+        keys, values = self.memory_head(tap[:, :-1].flatten(0, 1))
         slots = torch.arange(len(keys), dtype=torch.int32, device=keys.device)
-        pages = Pages(keys, values)
-        query_value, readout = self.read(features[:, -1], pages, slots.view(len(features), -1))
+        pages = Pages(keys, as_stored(values))
+        query_value, readout = self.read(tap[:, -1], pages, slots.view(len(tap), -1))
         fused: Tensor = self.fusion(query_value, readout)
         return fused
 
     def segment_single(self, frames: Tensor) -> Tensor:
         """Logits ``(B, num_channels, H, W)`` of the single-frame network, without memory."""
         return self.segment_window(frames.unsqueeze(1))
+
+
+def _check_fit(config: LMANetConfig, network: Network, value_channels: int) -> None:
+    name = network.spec.name
+    if network.num_channels != config.num_channels:
+        raise InvalidInputError(
+            f"num_channels is {config.num_channels}, but network {name!r} gives logits of "
+            f"{network.num_channels} channels",
+            field="num_channels",
+        )
+    if value_channels > VALUE_BLOCK and value_channels % VALUE_BLOCK:
+        raise InvalidInputError(
+            f"fusion {config.fusion!r} keeps the features as values: their channels must be a "
+            f"multiple of {VALUE_BLOCK} above {VALUE_BLOCK}, network {name!r} has {value_channels}",
+            field="fusion",
+        )
 
 
 def channels_last(model: LMANet) -> LMANet:

@@ -1,25 +1,33 @@
 """The memory's own layers: key/value heads and the gated fusion (LMANet, sections 3.2 and 3.4)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from segstream.pages import Pages
+from segstream.pages import Pages, as_stored
 
 KEY_CHANNELS = 16
 VALUE_CHANNELS = 64
 _EPS = 1e-3
+_BOTTLENECK = 8  # channels of the features over those of the thin map
 
 
 class KeyValueHead(nn.Module):
     """Projects features ``(B, C, h, w)`` to a key ``(B, h, w, Dk)`` and a value ``(B, h, w, Dv)``.
 
-    Keys and values leave channels-last because that is the layout of a page.
+    Without ``value_channels`` the value is the features themselves. Keys and values leave
+    channels-last because that is the layout of a page.
     """
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, key_channels: int, value_channels: int | None) -> None:
         super().__init__()
-        self.key = nn.Conv2d(in_channels, KEY_CHANNELS, 3, padding=1)
-        self.value = nn.Conv2d(in_channels, VALUE_CHANNELS, 3, padding=1)
+        self.key = nn.Conv2d(in_channels, key_channels, 3, padding=1)
+        self.value = (
+            nn.Identity()
+            if value_channels is None
+            else nn.Conv2d(in_channels, value_channels, 3, padding=1)
+        )
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return self.key(features).permute(0, 2, 3, 1), self.value(features).permute(0, 2, 3, 1)
@@ -58,7 +66,49 @@ class GatedFusion(nn.Module):
         return torch.relu(self.bn(fused))
 
 
+class BottleneckFusion(nn.Module):
+    """Joins the features with those read from memory; the published variant ``sigmoid-down1``.
+
+    Both gates are computed from one thin map, to which both inputs go through one convolution::
+
+        thin = relu(thin_bn(thin_conv(q) + thin_conv(m)))
+        out = relu(bn(q * sigmoid(query_gate(thin)) + m * sigmoid(memory_gate(thin))))
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        thin = max(1, channels // _BOTTLENECK)
+        self.thin_conv = nn.Conv2d(channels, thin, 1)
+        self.thin_bn = nn.BatchNorm2d(thin, eps=_EPS)
+        self.query_gate = nn.Conv2d(thin, channels, 1)
+        self.memory_gate = nn.Conv2d(thin, channels, 1)
+        self.bn = nn.BatchNorm2d(channels, eps=_EPS)
+
+    def forward(self, query_value: Tensor, readout: Tensor) -> Tensor:
+        """``(B, h, w, C)`` twice to ``(B, C, h, w)``."""
+        query = query_value.permute(0, 3, 1, 2)
+        memory = readout.permute(0, 3, 1, 2)
+        thin = torch.relu(self.thin_bn(self.thin_conv(query) + self.thin_conv(memory)))
+        fused = query * torch.sigmoid(self.query_gate(thin))
+        fused = fused + memory * torch.sigmoid(self.memory_gate(thin))
+        return torch.relu(self.bn(fused))
+
+
+Fusion = GatedFusion | BottleneckFusion
+
+FUSIONS: dict[str, Callable[[int], Fusion]] = {
+    "sigmoid-do1": GatedFusion,
+    "sigmoid-down1": BottleneckFusion,
+}
+"""What makes a fusion for features of so many channels, by its published name."""
+
+
+def value_channels(fusion: str) -> int | None:
+    """Channels of the values that a fusion joins; None for the features themselves."""
+    return None if fusion == "sigmoid-down1" else VALUE_CHANNELS
+
+
 def write_pages(pages: Pages, slots: Tensor, key: Tensor, value: Tensor) -> None:
     """Store keys ``(B, h, w, Dk)`` and values ``(B, h, w, Dv)`` in the B distinct ``slots``."""
     pages.keys[slots] = key.to(pages.keys.dtype)
-    pages.values[slots] = value.to(pages.values.dtype)
+    pages.values[slots] = as_stored(value).to(pages.values.dtype)

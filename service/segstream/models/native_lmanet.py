@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from segstream.attention import local_memory_attention
-from segstream.models.erfnet import Down, NonBottleneck1D, Up
+from segstream.models.erfnet import Down, ERFNetDecoder, ERFNetEncoder, NonBottleneck1D, Up
+from segstream.models.memory import GatedFusion
 from segstream.models.native import layers
 from segstream.models.native.library import Kind, Layer, Scratch
 from segstream.models.native.plan import Chain, Layers, Plan, num_floats
@@ -175,13 +176,16 @@ class NativeLMANet:
 
 
 def _layers(model: "LMANet", isa: Isa) -> Layers:
-    encoder, decoder = model.encoder, model.decoder
+    encoder, decoder, fusion = model.encoder, model.decoder, model.fusion
+    assert isinstance(encoder, ERFNetEncoder)
+    assert isinstance(decoder, ERFNetDecoder)
+    assert isinstance(fusion, GatedFusion)
     return Layers(
         encoder=[layers.down(Kind.STEM, encoder.initial_block, isa), *_chain(encoder.layers, isa)],
         memory_heads=layers.memory_heads(model.memory_head, isa),
-        all_heads=layers.all_heads(model.memory_head, model.query_head, model.fusion, isa),
-        readout_norm=layers.readout_norm(model.fusion, isa),
-        gates=layers.gates(model.fusion, isa),
+        all_heads=layers.all_heads(model.memory_head, model.query_head, fusion, isa),
+        readout_norm=layers.readout_norm(fusion, isa),
+        gates=layers.gates(fusion, isa),
         decoder=_chain(decoder.layers, isa),
         labels=layers.labels(decoder.output_conv, isa),
     )

@@ -13,7 +13,6 @@ from torch import Tensor
 from segstream.attention import local_memory_attention
 from segstream.models.confidence import confidence_of
 from segstream.models.digest import model_digest
-from segstream.models.erfnet import pad_to_stride
 from segstream.models.memory import write_pages
 from segstream.models.onnx_cache import exported
 from segstream.pages import PageGeometry, Pages
@@ -88,7 +87,7 @@ class OnnxLMANet:
         lap: Callable[[str], None] = lambda _: None,
     ) -> list[npt.NDArray[Any]]:
         height, width = frames.shape[-2:]
-        padded = pad_to_stride(frames).contiguous()
+        padded = self._model.spec.pad(frames).contiguous()
         features, key, value = self._encode.run(None, {"frames": padded.numpy()})
         lap("encode")
 

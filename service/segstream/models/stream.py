@@ -58,12 +58,12 @@ class LMANetStream:
     def _allocate(self, frames: Tensor) -> Pages:
         batch, _, height, width = frames.shape
         geometry = self._model.page_geometry(height, width)
-        num_slots = batch * (self._model.config.memory_length + 1)
+        num_slots = batch * (self._model.config.stream_length + 1)
         return empty_pages(geometry, num_slots, dtype=frames.dtype, device=frames.device)
 
     def _slots(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Each video owns T + 1 slots and walks round them; the free one takes the new frame."""
-        ring = self._model.config.memory_length + 1
+        ring = self._model.config.stream_length + 1
         first = torch.arange(frames.shape[0], dtype=torch.int32, device=frames.device) * ring
         depth = min(self._num_frames, ring - 1)
         ages = torch.arange(depth, 0, -1, dtype=torch.int32, device=frames.device)

@@ -112,7 +112,7 @@ class Trainer:
         rng = np.random.default_rng(self.config.seed)
         chosen = rng.permutation(len(self.train_samples))[: 2 * self.config.batch_size]
         crops = [self.augmentation.still(self.train_samples[i], rng)[0] for i in chosen]
-        features = self.model.eval().encode(_to_frames(np.stack(crops)))
+        features = self.model.eval().encode(_to_frames(np.stack(crops))).tap
         self.model.fusion.bn.weight.copy_(features.std(dim=(0, 2, 3)))
         self.model.fusion.bn.bias.copy_(features.mean(dim=(0, 2, 3)))
 
@@ -156,13 +156,13 @@ class Trainer:
         length = int(rng.integers(2, self.model.config.memory_length + 2))
         clips, labels = zip(*(self.augmentation.clip(s, length, rng) for s in samples), strict=True)
         with torch.no_grad():
-            features = self.model.encode(_to_frames(np.concatenate(clips)))
-        features = features.view(len(samples), length, *features.shape[1:])
+            frames = _to_frames(np.concatenate(clips))
+            features = self.model.encode_window(frames.unflatten(0, (len(samples), length)))
         if self.epoch < self.config.matching_epochs:
-            return nn.functional.mse_loss(self.model.fuse_window(features), features[:, -1])
+            return nn.functional.mse_loss(self.model.fuse_window(features), features.tap[:, -1])
         loss = self._cross_entropy(self.model.decode_window(features), labels)
         if self.config.train_decoder:
-            single = self.model.decode_window(features[:, -1:])
+            single = self.model.decode_window(features.map(lambda tensor: tensor[:, -1:]))
             loss = (loss + self._cross_entropy(single, labels)) / 2
         return loss
 
@@ -239,7 +239,7 @@ def _digest(model: LMANet) -> str:
 def _trained_parts(model: LMANet, config: TrainingConfig) -> list[nn.Module]:
     if config.stage is Stage.SINGLE:
         return [model.encoder, model.decoder]
-    memory = [model.memory_head, model.query_head, model.fusion]
+    memory: list[nn.Module] = [model.memory_head, model.query_head, model.fusion]
     return [*memory, model.decoder] if config.train_decoder else memory
 
 

@@ -22,7 +22,8 @@ from segstream.pages import PageGeometry
 CONTRACT_VERSION = 2
 BACKEND = "lmanet"
 
-# Inputs: one frame (1, H, W, 3) uint8 and, where pages travel, keys (1, T, h, w, Dk) and values.
+# Inputs: one frame (1, H, W, 3) uint8 and, where pages travel, keys (1, T, h, w, Dk) and values
+# (1, T, h, w, Dv), which above 64 channels are the bytes of (1, T, Dv/64, h, w, 64).
 FRAME, KEYS, VALUES = "FRAME", "KEYS", "VALUES"
 # Outputs, each only where it is asked for: label map and confidence (1, H, W) uint8, a report
 # (1, n) of JSON in uint8, and the frame's own key (1, h, w, Dk) and value where pages travel.
@@ -45,7 +46,7 @@ _KINDS: dict[str, type[SegstreamError]] = {
 class Description:
     """What a model in Triton says of itself.
 
-    A page for frames of ``height x width`` pixels covers them in steps of ``stride``. ``pid`` and
+    ``stride`` and ``remainder`` are the network's, as in ``NetworkSpec``. ``pid`` and
     ``started`` (clock ticks since boot) tell which process computes. ``pool_fault`` is why the
     pool in the question cannot be used; empty if it can, or if there was none.
     """
@@ -62,6 +63,7 @@ class Description:
     pid: int
     started: int
     pool_fault: str = ""
+    remainder: int = 0
 
     @property
     def info(self) -> ModelInfo:
@@ -75,12 +77,10 @@ class Description:
 
     def page_geometry(self, height: int, width: int) -> PageGeometry:
         """The pages for frames of ``height x width`` pixels."""
-        return PageGeometry(
-            -(-height // self.stride),
-            -(-width // self.stride),
-            self.key_channels,
-            self.value_channels,
+        rows, columns = (
+            -(-(side - self.remainder) // self.stride) + self.remainder for side in (height, width)
         )
+        return PageGeometry(rows, columns, self.key_channels, self.value_channels)
 
     def encode(self) -> bytes:
         """As a report."""

@@ -31,6 +31,7 @@ def write_repository(
     max_batch_size: int = 8,
     num_instances: int = 1,
     num_threads: int = 0,
+    networks: Sequence[str] = (),
     runtime: str = "auto",
 ) -> None:
     """A model for each checkpoint, a name or a file, under the checkpoint's own name.
@@ -43,6 +44,7 @@ def write_repository(
         version.mkdir(parents=True)
         settings = {
             "checkpoint": str(path.resolve()) if path.is_file() else checkpoint,
+            "networks": list(networks),
             "runtime": runtime,
             "num_threads": num_threads,
         }

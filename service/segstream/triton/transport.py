@@ -108,9 +108,11 @@ class TensorTransport:
         started = time.perf_counter()
         inputs = [array_input(contract.FRAME, step.image[None])]
         if step.read_slots and step.wants_label_map:
-            slots = list(step.read_slots)
+            slots, map_size = list(step.read_slots), step.pages.keys.shape[1:3]
             inputs += [
-                array_input(name, pool[slots].float().cpu().numpy()[None])
+                array_input(
+                    name, pool[slots].float().reshape(1, len(slots), *map_size, -1).cpu().numpy()
+                )
                 for name, pool in (
                     (contract.KEYS, step.pages.keys),
                     (contract.VALUES, step.pages.values),
@@ -123,7 +125,8 @@ class TensorTransport:
         parameters = {contract.DIGEST: step.model_digest}
         answer = await self._client.infer(step.model, inputs, outputs, parameters, step.traceparent)
         for name, pool in ((contract.KEY, step.pages.keys), (contract.VALUE, step.pages.values)):
-            pool[step.write_slot] = torch.from_numpy(np.array(answer.as_numpy(name)[0]))
+            sent = torch.from_numpy(np.array(answer.as_numpy(name)[0]))
+            pool[step.write_slot] = sent.view(pool.shape[1:])
         found = answer.as_numpy(contract.LABEL_MAP)[0] if step.wants_label_map else None
         sure = answer.as_numpy(contract.CONFIDENCE)[0] if step.wants_confidence else None
         return _result(found, sure, answer, started)

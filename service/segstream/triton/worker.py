@@ -17,7 +17,7 @@ from segstream.engine.runtimes import make_executor, memory_digest
 from segstream.errors import EngineError, InvalidInputError, ModelChangedError, SegstreamError
 from segstream.media.images import Image
 from segstream.memory.cuda_memory import DeviceMemory
-from segstream.models import Runtime, load, model_digest
+from segstream.models import Runtime, import_networks, load, model_digest
 from segstream.pages import PageGeometry, Pages
 from segstream.triton.contract import CONTRACT_VERSION, Description
 from segstream.triton.mapped_pools import MappedPools
@@ -27,11 +27,16 @@ Floats = npt.NDArray[np.float32]
 
 
 class ModelSettings(BaseModel):
-    """``model.json`` of a model in the repository; ``checkpoint`` beside it, or a name."""
+    """``model.json`` of a model in the repository; ``checkpoint`` beside it, or a name.
+
+    ``networks`` are those that the checkpoint may name besides the package's own, each
+    ``NAME=MODULE:FUNCTION``.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     checkpoint: str
+    networks: list[str] = []
     runtime: Runtime = "auto"
     num_threads: int = Field(0, ge=0)
 
@@ -74,13 +79,17 @@ class Worker:
         if settings.num_threads:
             torch.set_num_threads(settings.num_threads)
         beside = folder / settings.checkpoint
-        model = load(beside if beside.is_file() else settings.checkpoint)
+        model = load(
+            beside if beside.is_file() else settings.checkpoint,
+            networks=import_networks(settings.networks),
+        )
         self._name = name
         self._config = model.config
+        self._spec = model.spec
         self._page_geometry = model.page_geometry
         self._device = device
         digest = model_digest(model)
-        self._digest = memory_digest(digest, runtime=settings.runtime, device=device)
+        self._digest = memory_digest(model, digest, runtime=settings.runtime, device=device)
         self._executor = make_executor(model, digest, runtime=settings.runtime, device=device)
         is_gpu = torch.device(device).type == "cuda"
         self.pools = MappedPools(DeviceMemory(device) if is_gpu else None)
@@ -95,20 +104,20 @@ class Worker:
         except SegstreamError as error:
             fault = error.message
         tile = self._page_geometry(1, 1)
-        stride = next(size for size in range(1, 1024) if self._page_geometry(1, size + 1).width > 1)
         return Description(
             CONTRACT_VERSION,
             self._name,
             self._config.label_set.name,
-            self._config.memory_length,
+            self._config.stream_length,
             self._config.window_size,
             self._digest,
-            stride,
+            self._spec.stride,
             tile.key_channels,
             tile.value_channels,
             os.getpid(),
             start_ticks(os.getpid()),
             fault,
+            self._spec.remainder,
         )
 
     def answer(self, questions: Sequence[Question]) -> list[Answer | SegstreamError]:
@@ -177,9 +186,9 @@ class Worker:
     ) -> tuple[Pages, tuple[int, ...], int]:
         """Pages that came with the request, and one more for the frame's own."""
         pools = []
-        for name, sent, channels in (
-            ("KEYS", question.keys, geometry.key_channels),
-            ("VALUES", question.values, geometry.value_channels),
+        for name, sent, channels, shape in (
+            ("KEYS", question.keys, geometry.key_channels, geometry.key_shape),
+            ("VALUES", question.values, geometry.value_channels, geometry.value_shape),
         ):
             page = (geometry.height, geometry.width, channels)
             sent = np.empty((0, *page), np.float32) if sent is None else sent
@@ -188,7 +197,7 @@ class Worker:
                     f"{name} has pages of {sent.shape[1:]}, the frame needs {page}", field=name
                 )
             room = np.concatenate([sent, np.empty((1, *page), np.float32)])
-            pools.append(torch.from_numpy(room).to(self._device))
+            pools.append(torch.from_numpy(room.reshape(-1, *shape)).to(self._device))
         keys, values = pools
         if len(keys) != len(values):
             raise InvalidInputError(
@@ -201,6 +210,7 @@ def _answer(question: Question, step: Step, result: StepResult) -> Answer:
     if not question.wants_page:
         return Answer(result)
     key, value = (
-        pool[step.write_slot].cpu().numpy() for pool in (step.pages.keys, step.pages.values)
+        pool[step.write_slot].reshape(*step.pages.keys.shape[1:3], -1).cpu().numpy()
+        for pool in (step.pages.keys, step.pages.values)
     )
     return Answer(result, key, value)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from segstream.label_sets import CAMVID
 from segstream.media.images import Image
-from segstream.models import LMANet, LMANetConfig
+from segstream.models import Features, LMANet, LMANetConfig
 
 MEMORY_LENGTH = 2
 WINDOW_SIZE = 3
@@ -28,7 +28,7 @@ class GatedLMANet(LMANet):
         self.has_entered.clear()
         self.gate.clear()
 
-    def encode(self, frames: Tensor) -> Tensor:
+    def encode(self, frames: Tensor) -> Features:
         self.batches.append(tuple(frames.shape))
         self.has_entered.set()
         assert self.gate.wait(TIMEOUT_SECONDS), "the gate was left shut"

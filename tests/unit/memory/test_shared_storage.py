@@ -24,12 +24,17 @@ GEOMETRY = PageGeometry(height=2, width=3, key_channels=4, value_channels=5)
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
 
 
-@given(dtype=DTYPES, num_pages=st.integers(1, 9), height=st.integers(1, 5))
+@given(
+    dtype=DTYPES,
+    num_pages=st.integers(1, 9),
+    height=st.integers(1, 5),
+    value_channels=st.sampled_from([5, 64, 192]),
+)
 @settings(max_examples=20, deadline=None)
 def test_shared_pages_are_laid_out_as_a_devices_own(
-    dtype: torch.dtype, num_pages: int, height: int
+    dtype: torch.dtype, num_pages: int, height: int, value_channels: int
 ) -> None:
-    geometry = PageGeometry(height, 3, 4, 5)
+    geometry = PageGeometry(height, 3, 4, value_channels)
     own = DeviceStorage(dtype).allocate(geometry, num_pages)
     shared = SharedStorage(dtype).allocate(geometry, num_pages)
     for one, other in ((own.keys, shared.keys), (own.values, shared.values)):

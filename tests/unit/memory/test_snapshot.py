@@ -15,7 +15,9 @@ from segstream.pages import PageGeometry
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 GEOMETRIES = st.builds(
-    PageGeometry, st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4)
+    PageGeometry,
+    *(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4)),
+    st.integers(1, 4) | st.sampled_from([64, 192]),  # the last in blocks
 )
 
 

@@ -4,7 +4,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -108,6 +108,11 @@ def test_file_states_what_its_weights_do_not(own_file: Path) -> None:
     with safe_open(own_file, framework="pt") as file:
         assert file.metadata() == {
             "format": "segstream/1",
+            "network": "erfnet",
+            "preprocessing": '{"is_bgr": false, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}',
+            "fusion": "sigmoid-do1",
+            "key_channels": "16",
+            "has_memory": "true",
             "label_set": "camvid",
             "num_channels": "12",
             "memory_length": "3",
@@ -464,4 +469,4 @@ def test_replacement_out_of_bounds_is_the_callers_fault(
     own_file: Path, name: str, value: int
 ) -> None:
     with pytest.raises(InvalidInputError, match=f"{name}.*{value}"):
-        load(own_file, **{name: value})
+        load(own_file, **cast(Any, {name: value}))

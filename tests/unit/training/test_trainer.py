@@ -97,6 +97,9 @@ def test_a_run_states_what_it_began_with(camvid: Path, tmp_path: Path) -> None:
         "memory_length": 2,
         "window_size": 3,
         "has_sink": False,
+        "fusion": "sigmoid-do1",
+        "key_channels": 16,
+        "has_memory": True,
     }
     assert config["initial_weights"].startswith("sha256:")
 

@@ -30,7 +30,7 @@ class _Affine:
         scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
         return cls(scale, bn.bias.double() - bn.running_mean.double() * scale)
 
-    def after(self, conv: nn.Conv2d, *, channels: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    def after(self, conv: nn.Module, *, channels: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Weights and biases of the convolution and these ``channels`` of the norm as one."""
         weights, biases = _weights(conv)
         scale = self.scale[channels]
@@ -140,6 +140,7 @@ def labels(conv: nn.ConvTranspose2d, isa: Isa) -> Layer:
     return Layer(Kind.LABELS, conv.in_channels, conv.out_channels, *parts, isa=isa)
 
 
-def _weights(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+def _weights(conv: nn.Module) -> tuple[Tensor, Tensor]:
+    assert isinstance(conv, nn.Conv2d)
     assert conv.bias is not None
     return conv.weight.double(), conv.bias.double()
