@@ -478,7 +478,6 @@ class Session:
         encoded, timing = await self._resources.off_loop(timed, encode)
         work.seconds["label_map_encode"] = timing.seconds
         work.trace.stage("label_map_encode", timing.seconds, ended_ns=timing.ended_ns)
-        work.full_image = None
         if encoded.kept is not encoded.sent:
             work.kept = encoded.kept
         return encoded.sent
