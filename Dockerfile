@@ -65,22 +65,25 @@ FROM ${TRITON_IMAGE} AS triton
 USER 0
 ARG PIP_NO_INDEX
 COPY --from=requirements /requirements /requirements
+# Triton's stubs run the first Python on the PATH, and heed no PYTHONPATH.
 RUN --mount=type=bind,from=wheels,target=/wheels --mount=type=bind,from=package,source=/dist,target=/dist \
-  python3 -m pip install --no-cache-dir --disable-pip-version-check --find-links /wheels \
-    --target /opt/segstream/python -c /requirements/constraints-cuda.txt \
-    -r /requirements/requirements.txt \
-  && python3 -m pip install --no-cache-dir --no-deps --no-index --target /opt/segstream/python /dist/*.whl \
+  python3 -m venv --without-pip /opt/segstream \
+  && python3 -m pip --python /opt/segstream/bin/python3 install --no-cache-dir \
+    --disable-pip-version-check --find-links /wheels \
+    -c /requirements/constraints-cuda.txt -r /requirements/requirements.txt \
+  && python3 -m pip --python /opt/segstream/bin/python3 install --no-cache-dir --no-deps --no-index \
+    /dist/*.whl \
   && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin segstream
 COPY --from=package /lib-openmp /opt/segstream/lib
 COPY deploy/triton/backends /opt/tritonserver/backends
 COPY model_repository /opt/segstream/models
-ENV PYTHONPATH=/opt/segstream/python PYTHONUNBUFFERED=1 \
+ENV PATH=/opt/segstream/bin:${PATH} PYTHONUNBUFFERED=1 \
     LD_LIBRARY_PATH=/opt/segstream/lib:${LD_LIBRARY_PATH} XDG_CACHE_HOME=/tmp/cache
 USER 10001:10001
 EXPOSE 8000 8001 8002
 HEALTHCHECK --interval=5s --timeout=5s --start-period=120s --retries=3 CMD ["bash", "-c", \
   "exec 3<>/dev/tcp/127.0.0.1/8000 && printf 'GET /v2/health/ready HTTP/1.0\\r\\n\\r\\n' >&3 && head -1 <&3 | grep -q ' 200'"]
-ENTRYPOINT ["python3", "-m", "segstream"]
+ENTRYPOINT ["segstream"]
 CMD ["triton", "--host", "0.0.0.0", "--model-repository", "/opt/segstream/models"]
 
 FROM ${PYTHON_IMAGE} AS runtime

@@ -1,6 +1,7 @@
 """A real Redis (or Valkey) of one's own on a free port, that can be ill-treated."""
 
 import contextlib
+import random
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ from typing import Self
 
 _START_SECONDS = 10.0
 _POLL_SECONDS = 0.01
+_PORTS = (15_000, 32_000)
 
 
 def server_binary() -> str | None:
@@ -89,8 +91,13 @@ class LocalRedis:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nothing listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    """A port of the loopback interface that nothing listens on.
+
+    Below those that the system gives to outgoing connections: one of these would be taken by
+    another program between this call and the use of it.
+    """
+    while True:
+        port = random.randrange(*_PORTS)
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
