@@ -68,7 +68,7 @@ async def assert_frame_refused(
 
 async def test_a_call_that_never_says_a_word(start_service: StartService) -> None:
     service = await start_service(idle_seconds=0.2)
-    told = ("no SessionConfig", "0.2 seconds")
+    told = ("config was not there", "0.2 seconds")
     await assert_refused(service.call(), grpc.StatusCode.INVALID_ARGUMENT, *told)
 
 
@@ -79,7 +79,7 @@ async def test_a_patient_service_waits_for_frames_longer_than_for_the_first_word
     service = await start_service(idle_seconds=300)
     call = service.call()
     await call.open()
-    told = ("no SessionConfig", "0.2 seconds")
+    told = ("config was not there", "0.2 seconds")
     await assert_refused(service.call(), grpc.StatusCode.INVALID_ARGUMENT, *told)
     await call.send(frame_request(0, VIDEO[0]))
     assert (await call.next_result()).HasField("label_map")

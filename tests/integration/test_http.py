@@ -56,7 +56,7 @@ def assert_problem(response: httpx.Response, status: int, *told: str, field: str
     assert problem["status"] == status
     assert problem["title"]
     assert problem.get("field", "") == field
-    assert set(problem) <= {"title", "status", "detail", "field"}
+    assert set(problem) <= {"title", "status", "detail", "reason", "field", "value", "limit"}
     for part in told:
         assert part in problem["detail"]
 
@@ -165,18 +165,19 @@ async def test_a_body_that_is_no_image(service: RunningService, body: bytes, tol
             response = await service.http.post(
                 "/v1/images", params={"output": output}, content=body
             )
-            assert_problem(response, 400, told, "frame.data", field="frame.data")
+            assert_problem(response, 400, told, "body", field="body")
 
 
 async def test_an_image_with_too_many_pixels(start_service: StartService) -> None:
     service = await start_service(max_image_pixels=64 * 47)
     response = await service.http.post("/v1/images", content=PNG)
-    assert_problem(response, 413, "64x48", "3072", "3008", field="frame.data")
+    assert_problem(response, 413, "64x48", "3072", "3008", field="body")
+    assert response.json()["limit"] == 3008
 
 
 async def test_an_unknown_model(service: RunningService) -> None:
     response = await service.http.post("/v1/images", params={"model": "x"}, content=PNG)
-    assert_problem(response, 404, "'x'", STREET, DRIVE, field="config.model")
+    assert_problem(response, 404, "'x'", STREET, DRIVE, field="model")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ async def test_an_unknown_model(service: RunningService) -> None:
 )
 async def test_a_bad_query(service: RunningService, name: str, value: str, told: str) -> None:
     response = await service.http.post("/v1/images", params={name: value}, content=PNG)
-    assert_problem(response, 422, f"query.{name}", value, told, field=f"query.{name}")
+    assert_problem(response, 422, f"{name} is", value, told, field=name)
 
 
 async def test_too_many_sessions_are_told_with_a_time_to_come_back(
@@ -209,7 +210,7 @@ async def test_a_body_larger_than_the_limit(start_service: StartService) -> None
     response = await service.http.post("/v1/images", content=bytes(MIB + 1))
     assert_problem(response, 413, str(MIB), field="body")
     response = await service.http.post("/v1/images", content=bytes(MIB))
-    assert_problem(response, 400, "neither JPEG nor PNG", field="frame.data")
+    assert_problem(response, 400, "neither JPEG nor PNG", field="body")
 
 
 async def test_a_body_that_states_to_be_too_large_is_not_waited_for(

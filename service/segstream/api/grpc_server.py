@@ -20,11 +20,12 @@ from segstream.api.grpc_messages import (
     result_to_pb,
     status_to_pb,
 )
-from segstream.errors import InvalidInputError, SegstreamError
+from segstream.errors import EngineError, InvalidInputError, SegstreamError
+from segstream.rpc_status import trailing_metadata
 from segstream.streaming import Frame, Segmenter
 from segstream.v1 import segmentation_pb2 as pb
 from segstream.v1 import segmentation_pb2_grpc as pb_grpc
-from segstream.wire import RETRY_HINT, status_of
+from segstream.wire import status_of
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["SegmentationService"].full_name
 _log = structlog.get_logger(__name__)
@@ -103,7 +104,10 @@ class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
                 return await anext(requests, None)
         except TimeoutError as error:
             raise InvalidInputError(
-                f"no SessionConfig within {self._handshake_seconds:g} seconds", field="config"
+                f"config was not there within {self._handshake_seconds:g} seconds; "
+                "send it as the first message",
+                field="config",
+                limit=self._handshake_seconds,
             ) from error
 
 
@@ -119,21 +123,20 @@ def _traceparent(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     return str(metadata.get("traceparent", ""))
 
 
-def _retry_hint(error: SegstreamError) -> tuple[tuple[str, str], ...]:
-    seconds = error.retry_after_seconds
-    return () if seconds is None else ((RETRY_HINT, f"{1000 * seconds:.0f}"),)
-
-
 @asynccontextmanager
 async def _statuses(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
     """Turns the error tree into gRPC statuses, and whatever else is raised into INTERNAL."""
     try:
         yield
     except SegstreamError as error:
-        await context.abort(status_of(error), error.message, _retry_hint(error))
+        await _abort(context, error)
     except Exception:
         _log.exception("unexpected error")
-        await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the service's log")
+        await _abort(context, EngineError("internal error; see the service's log"))
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: SegstreamError) -> None:
+    await context.abort(status_of(error), error.message, trailing_metadata(error))
 
 
 class GrpcServer:

@@ -23,7 +23,7 @@ from segstream.api.schemas import (
 )
 from segstream.api.uploads import UploadReader
 from segstream.api.web_page import add_web_page
-from segstream.api.websocket_server import add_stream
+from segstream.api.websocket_server import add_stream, refuse_other_upgrades
 from segstream.clips.jobs import ClipJobs
 from segstream.errors import SegstreamError, UnavailableError
 from segstream.label_sets import LabelSet
@@ -88,6 +88,7 @@ def create_app(
     _add_probes(app, segmenter, metrics)
     add_stream(app, segmenter, allowed_origins=allowed_origins)
     add_web_page(app)
+    refuse_other_upgrades(app)
     return app
 
 

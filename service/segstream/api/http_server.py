@@ -7,26 +7,17 @@ from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from segstream.api.addresses import is_ipv6
+from segstream.api.http_protocol import HttpProtocol, WebSocketProtocol
 
 _POLL_SECONDS = 0.01
-_LINGER_SECONDS = 10.0
 
 
 class _Uvicorn(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-class _WebSocketProtocol(WebSocketsSansIOProtocol):
-    """Lets go of a client that does not read what was left for it when its socket was closed."""
-
-    async def run_asgi(self) -> None:
-        await super().run_asgi()
-        self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
 
 
 class HttpServer:
@@ -45,7 +36,8 @@ class HttpServer:
                 log_config=None,
                 timeout_graceful_shutdown=5,
                 lifespan="off",
-                ws=_WebSocketProtocol,
+                http=HttpProtocol,
+                ws=WebSocketProtocol,
                 ws_max_size=max_message_bytes,
                 # JPEG and PNG are compressed as they are.
                 ws_per_message_deflate=False,

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import structlog
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, Response, WebSocket, WebSocketDisconnect
 
 from segstream.api.grpc_messages import (
     config_from_pb,
@@ -17,7 +17,7 @@ from segstream.api.grpc_messages import (
     ready_to_pb,
     result_to_pb,
 )
-from segstream.api.problems import problem
+from segstream.api.problems import problem, problem_of
 from segstream.api.websocket_messages import (
     FrameHeadError,
     message_from_response,
@@ -53,14 +53,11 @@ def add_stream(app: FastAPI, segmenter: Segmenter, *, allowed_origins: Sequence[
             await socket.send_denial_response(problem(HTTPStatus.FORBIDDEN, detail, field="origin"))
             return
         if num_open >= max_sockets:
-            error = ExhaustedError(f"{num_open} WebSockets are open, at most as many may be")
-            await socket.send_denial_response(
-                problem(
-                    HTTPStatus.TOO_MANY_REQUESTS,
-                    error.message,
-                    retry_after_seconds=error.retry_after_seconds,
-                )
+            error = ExhaustedError(
+                f"{num_open} WebSockets are open, which is the limit; try again later",
+                limit=max_sockets,
             )
+            await socket.send_denial_response(problem_of(error))
             return
         num_open += 1
         try:
@@ -68,6 +65,22 @@ def add_stream(app: FastAPI, segmenter: Segmenter, *, allowed_origins: Sequence[
             await _Conversation(socket, segmenter).run()
         finally:
             num_open -= 1
+
+
+def refuse_other_upgrades(app: FastAPI) -> None:
+    """Tell clients that come to the wrong path, or to ``/v1/stream`` without upgrading."""
+
+    @app.get("/v1/stream", include_in_schema=False)
+    async def no_upgrade() -> Response:
+        detail = "/v1/stream is a WebSocket: send the headers of its opening handshake"
+        response = problem(HTTPStatus.UPGRADE_REQUIRED, detail)
+        response.headers.update({"Connection": "Upgrade", "Upgrade": "websocket"})
+        return response
+
+    @app.websocket("/{path:path}")
+    async def no_stream(socket: WebSocket) -> None:
+        detail = f"there is no WebSocket at {socket.url.path!r}; it is at /v1/stream"
+        await socket.send_denial_response(problem(HTTPStatus.NOT_FOUND, detail))
 
 
 class _Conversation:
@@ -122,7 +135,10 @@ class _Conversation:
                 return request_from_message(await self._receive())
         except TimeoutError as error:
             raise InvalidInputError(
-                f"no config within {self._handshake_seconds:g} seconds", field="config"
+                f"config was not there within {self._handshake_seconds:g} seconds; "
+                "send it as the first message",
+                field="config",
+                limit=self._handshake_seconds,
             ) from error
 
     async def _frames(self) -> AsyncIterator[Frame]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 import grpc
 import numpy as np
 
-from segstream.client.channel import MAX_MESSAGE_BYTES, error_of_call, error_of_code
+from segstream.client.channel import MAX_MESSAGE_BYTES, error_of
 from segstream.client.messages import (
     Frame,
     FrameResult,
@@ -33,6 +33,7 @@ from segstream.media.label_maps import (
     decode_label_map,
     label_map_digest,
 )
+from segstream.rpc_status import error_of_parts
 from segstream.v1 import segmentation_pb2 as pb
 from segstream.wire import (
     FRAME_POLICIES,
@@ -205,7 +206,7 @@ class SessionProtocol:
 
     def error_of(self, error: Exception) -> Exception:
         """The error for whoever waits for more after the call failed with ``error``."""
-        return error_of_call(error, self.address) if isinstance(error, grpc.RpcError) else error
+        return error_of(error, self.address) if isinstance(error, grpc.RpcError) else error
 
     def accept_ready(self, ready: pb.SessionReady) -> SessionInfo | None:
         """The service has the session; None if the caller knows of it from an earlier call.
@@ -335,7 +336,14 @@ def _is_memorised(result: pb.FrameResult) -> bool:
 
 def _frame_error(result: pb.FrameResult) -> SegstreamError:
     error = result.error
-    return error_of_code(error.code, f"frame {result.frame_index}: {error.message}", error.field)
+    return error_of_parts(
+        error.code,
+        f"frame {result.frame_index}: {error.message}",
+        field=error.field,
+        reason=error.reason,
+        metadata=error.metadata,
+        retry_after_seconds=error.retry_after_seconds or None,
+    )
 
 
 def _timings(timings: pb.StageTimings) -> StageTimings:
