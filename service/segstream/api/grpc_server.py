@@ -20,6 +20,7 @@ from segstream.api.grpc_messages import (
     result_to_pb,
     status_to_pb,
 )
+from segstream.api.grpc_parsing import ParsingInterceptor, parsed
 from segstream.errors import EngineError, InvalidInputError, SegstreamError
 from segstream.rpc_status import trailing_metadata
 from segstream.streaming import Frame, Segmenter
@@ -84,7 +85,7 @@ class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
     ) -> pb.GetSessionResponse:
         """See the proto."""
         async with _statuses(context):
-            status = self._segmenter.status(request.session_id)
+            status = self._segmenter.status(parsed(request).session_id)
         return pb.GetSessionResponse(session=status_to_pb(status))
 
     async def CloseSession(
@@ -92,7 +93,7 @@ class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
     ) -> pb.CloseSessionResponse:
         """See the proto."""
         async with _statuses(context):
-            await self._segmenter.close(request.session_id)
+            await self._segmenter.close(parsed(request).session_id)
         return pb.CloseSessionResponse()
 
     async def _first(
@@ -101,7 +102,7 @@ class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
         """The first message, or None; a call that says nothing is not kept for ever."""
         try:
             async with asyncio.timeout(self._handshake_seconds):
-                return await anext(requests, None)
+                first = await anext(requests, None)
         except TimeoutError as error:
             raise InvalidInputError(
                 f"config was not there within {self._handshake_seconds:g} seconds; "
@@ -109,11 +110,12 @@ class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
                 field="config",
                 limit=self._handshake_seconds,
             ) from error
+        return None if first is None else parsed(first)
 
 
 async def _frames(requests: AsyncIterator[pb.StreamSegmentRequest]) -> AsyncIterator[Frame]:
     async for request in requests:
-        if request.HasField("end_of_frames"):
+        if parsed(request).HasField("end_of_frames"):
             return
         yield frame_from_pb(request)
 
@@ -159,6 +161,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", max_message_bytes),
                 ("grpc.so_reuseport", 0),
             ],
+            interceptors=[ParsingInterceptor(_SERVICE)],
             # Twice: a call that is one too many is told so, and why, by the session store.
             maximum_concurrent_rpcs=2 * max_sessions + _NUM_SPARE_RPCS,
         )

@@ -4,6 +4,7 @@ import asyncio
 from http import HTTPStatus
 from typing import Any, Final
 
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
@@ -104,11 +105,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         else:
             self._refuse(f"the path {event.path!r} is not ASCII; percent-encode it")
 
-    def handle_parser_exception(self) -> None:
-        if self.conn.close_sent is None:
-            self._refuse(f"the opening handshake cannot be read: {self.conn.parser_exc}")
-        else:
-            super().handle_parser_exception()
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            told = self.conn.handshake_exc.__cause__ or self.conn.handshake_exc
+            self._refuse(f"the opening handshake cannot be read: {told}")
 
     def handle_cont(self, event: Frame) -> None:
         if event.data or event.fin:  # empty ones would be kept, and no limit counts them
@@ -120,14 +121,18 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         else:
             self.transport.abort()  # it reads no pong
 
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True  # refused in order: nothing is left to be said
+
     async def run_asgi(self) -> None:
         await super().run_asgi()
         self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
 
     def _refuse(self, detail: str) -> None:
         self.handshake_complete = self.close_sent = True
-        self.conn.send_response(self.conn.reject(HTTPStatus.BAD_REQUEST, detail))
-        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.write(self.conn.reject(HTTPStatus.BAD_REQUEST, detail).serialize())
         self.transport.close()
 
 
