@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from segstream.errors import (
     AlreadyExistsError,
@@ -26,6 +27,7 @@ from segstream.errors import (
 
 _log = structlog.get_logger(__name__)
 _MEDIA_TYPE = "application/problem+json"
+_SCHEMA = "#/components/schemas/ProblemSchema"
 _STATUS = {
     InvalidInputError: HTTPStatus.BAD_REQUEST,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -60,7 +62,9 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        status, headers = HTTPStatus(error.status_code), error.headers or {}
+        status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+        if status is HTTPStatus.METHOD_NOT_ALLOWED:  # Starlette names those of one route alone
+            headers["Allow"] = ", ".join(_allowed_methods(request))
         detail = str(error.detail)
         if detail == status.phrase:  # Starlette's own
             detail = _told(request, status, headers)
@@ -77,6 +81,15 @@ def install_problem_handlers(app: FastAPI) -> None:
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         _log.error("unexpected error", path=request.url.path, exc_info=error)
         return problem_of(EngineError("internal error; see the service's log"))
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    scope = dict(request.scope)
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(scope)[0] is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return sorted(methods)
 
 
 def _told(request: Request, status: HTTPStatus, headers: Mapping[str, str]) -> str:
@@ -97,9 +110,10 @@ def document_problems(app: FastAPI) -> None:
         for item in document["paths"].values():
             for operation in item.values():
                 for status, response in operation["responses"].items():
-                    content = response.get("content", {})
-                    if int(status) >= HTTPStatus.BAD_REQUEST and "application/json" in content:
-                        content[_MEDIA_TYPE] = content.pop("application/json")
+                    if int(status) >= HTTPStatus.BAD_REQUEST:
+                        response["content"] = {_MEDIA_TYPE: {"schema": {"$ref": _SCHEMA}}}
+        for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, for nothing now
+            document["components"]["schemas"].pop(name, None)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
