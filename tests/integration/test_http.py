@@ -254,6 +254,44 @@ async def test_a_wrong_method(
     assert response.headers["allow"] == allowed
 
 
+@pytest.mark.parametrize("path", ["/", "/livez", "/v1/models", "/docs", "/web/js/main.js"])
+async def test_head_is_get_without_the_body(service: RunningService, path: str) -> None:
+    whole, head = await service.http.get(path), await service.http.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    for name in ("content-type", "content-length"):
+        assert head.headers[name] == whole.headers[name]
+
+
+async def test_head_of_what_is_not_there(service: RunningService) -> None:
+    for path, status in (("/v1/clips/x/overlay", 404), ("/v1/images", 405), ("/nothing", 404)):
+        head = await service.http.head(path)
+        assert (head.status_code, head.content) == (status, b"")
+        assert head.headers["content-type"] == PROBLEM
+
+
+async def test_head_does_not_wait_for_the_end_of_a_stream(start_service: StartService) -> None:
+    service = await start_service(clip_workers=0)
+    url = (await service.http.post("/v1/clips", content=PNG)).headers["location"]
+    head = await service.http.head(f"{url}/events")
+    assert (head.status_code, head.headers["content-type"]) == (
+        200,
+        "text/event-stream; charset=utf-8",
+    )
+    assert (await service.http.get(url)).json()["state"] == "queued"
+
+
+async def test_the_stream_without_an_upgrade(service: RunningService) -> None:
+    response = await service.http.get("/v1/stream")
+    assert_problem(response, 426, "opening handshake")
+    assert response.headers["upgrade"] == "websocket"
+
+
+async def test_every_method_of_a_path_is_allowed(service: RunningService) -> None:
+    response = await service.http.request("PUT", "/v1/clips/x")
+    assert_problem(response, 405, "PUT", "DELETE, GET")
+    assert response.headers["allow"] == "DELETE, GET"
+
+
 # Models, probes, metrics
 
 

@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from segstream import __version__
 from segstream.api.clip_uploads import ClipReceiver
 from segstream.api.clips_app import add_clips
+from segstream.api.head_requests import HeadRequests
 from segstream.api.problems import document_problems, install_problem_handlers
 from segstream.api.schemas import (
     ModelSchema,
@@ -77,6 +78,7 @@ def create_app(
         description="Video semantic segmentation with memory. Streams go over gRPC, or over the "
         "WebSocket at /v1/stream.",
     )
+    app.add_middleware(HeadRequests)
     install_problem_handlers(app)
     document_problems(app)
     uploads = UploadReader(max_bytes=limits.max_bytes, max_uploads=max_uploads)
