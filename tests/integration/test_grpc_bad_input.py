@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from segstream.errors import ExhaustedError, NotFoundError, TooLargeError
 from segstream.media.images import ImageEncoding, encode_image
 from segstream.v1 import segmentation_pb2 as pb
 from segstream.v1.segmentation_pb2_grpc import SegmentationServiceStub
@@ -393,6 +394,30 @@ async def test_a_session_that_can_never_fit_is_refused(start_service: StartServi
     await call.open()
     await call.send(frame_request(0, np.zeros((720, 1280, 3), np.uint8)))
     await assert_refused(call, grpc.StatusCode.RESOURCE_EXHAUSTED, "bytes of memory", str(MIB))
+
+
+# What the Python client makes of it
+
+
+async def test_the_client_raises_what_the_service_raised(start_service: StartService) -> None:
+    service = await start_service(max_sessions=1)
+    async with service.client() as client, client.stream(session_id="a"):
+        with pytest.raises(ExhaustedError) as full:
+            await client.stream(session_id="b").__aenter__()
+        assert (full.value.limit, full.value.retry_after_seconds) == (1, 1.0)
+    async with service.client() as client:
+        with pytest.raises(NotFoundError) as unknown:
+            await client.stream(model="x").__aenter__()
+        assert (unknown.value.field, unknown.value.value) == ("config.model", "x")
+        assert unknown.value.retry_after_seconds is None
+
+
+async def test_the_client_tells_the_limit_that_a_frame_passed(start_service: StartService) -> None:
+    service = await start_service(max_image_pixels=48 * 64)
+    async with service.client() as client, client.stream() as session:
+        [result] = [each async for each in session.segment(make_video(1, 48, 65))]
+    assert isinstance(result.error, TooLargeError)
+    assert (result.error.field, result.error.limit) == ("frame.data", 48 * 64)
 
 
 # The wire

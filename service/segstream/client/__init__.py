@@ -8,6 +8,7 @@ with Client("127.0.0.1:50051") as client, client.stream() as session:
 from segstream.client.asynchronous import AsyncClient, AsyncSession
 from segstream.client.blocking import Client, Session
 from segstream.client.messages import (
+    ChannelOrder,
     Frame,
     FrameResult,
     Resumption,
@@ -18,18 +19,20 @@ from segstream.client.messages import (
     StreamOptions,
     find_label_set,
 )
-from segstream.media.images import ImageEncoding
+from segstream.media.images import Image, ImageEncoding
 from segstream.media.label_maps import IdSpace, LabelMapEncoding
 from segstream.wire import FramePolicy, SessionEndReason, SessionOrigin, SkipReason
 
 __all__ = [
     "AsyncClient",
     "AsyncSession",
+    "ChannelOrder",
     "Client",
     "Frame",
     "FramePolicy",
     "FrameResult",
     "IdSpace",
+    "Image",
     "ImageEncoding",
     "LabelMapEncoding",
     "Resumption",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TypedDict
 
 from segstream.errors import NotFoundError, SegstreamError
@@ -11,11 +12,19 @@ from segstream.media.label_maps import IdSpace, LabelMap, LabelMapEncoding
 from segstream.wire import FramePolicy, SessionEndReason, SessionOrigin, SkipReason
 
 
+class ChannelOrder(StrEnum):
+    """How the channels of the caller's images lie: RGB, or BGR as OpenCV's do."""
+
+    RGB = "rgb"
+    BGR = "bgr"
+
+
 class StreamKeywords(TypedDict, total=False):
     """The keyword arguments of ``stream``; `StreamOptions` says what they mean."""
 
     model: str
     session_id: str
+    channel_order: ChannelOrder
     frame_encoding: ImageEncoding
     jpeg_quality: int
     label_map_encoding: LabelMapEncoding
@@ -33,19 +42,21 @@ class StreamKeywords(TypedDict, total=False):
 class StreamOptions:
     """How one session is to run.
 
-    ``model`` and ``session_id``: empty for the service's choice. ``frame_encoding``: how frames
-    travel; everything but JPEG keeps the exact pixels. ``max_working_height``: frames higher than
-    this are segmented at this height and their label maps enlarged; 0 for none.
-    ``verify_digests``: compare every label map with the digest the service sent; needs train ids.
-    ``frame_policy``: what becomes of frames that wait. ``has_scene_cut_guard``: forget the memory
-    at a hard cut. ``resume_timeout_seconds``: how long a session whose service is gone is tried
-    elsewhere before its error is raised; 0 = not at all. ``resume_from``: go on with the session of
-    this id at this frame index, for a program that was itself started anew. ``is_memoryless``:
-    every frame is segmented as if it were the first one.
+    ``model`` and ``session_id``: empty for the service's choice. ``channel_order``: that of the
+    images handed in; OpenCV's are BGR. ``frame_encoding``: how frames travel; everything but JPEG
+    keeps the exact pixels. ``max_working_height``: frames higher than this are segmented at this
+    height and their label maps enlarged; 0 for none. ``verify_digests``: compare every label map
+    with the digest the service sent; needs train ids. ``frame_policy``: what becomes of frames that
+    wait. ``has_scene_cut_guard``: forget the memory at a hard cut. ``resume_timeout_seconds``: how
+    long a session whose service is gone is tried elsewhere before its error is raised; 0 = not at
+    all. ``resume_from``: go on with the session of this id at this frame index, for a program that
+    was itself started anew. ``is_memoryless``: every frame is segmented as if it were the first
+    one.
     """
 
     model: str = ""
     session_id: str = ""
+    channel_order: ChannelOrder = ChannelOrder.RGB
     frame_encoding: ImageEncoding = ImageEncoding.JPEG
     jpeg_quality: int = 95
     label_map_encoding: LabelMapEncoding = LabelMapEncoding.ZSTD
@@ -61,9 +72,10 @@ class StreamOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """An RGB image, ``(H, W, 3)`` uint8, and when it was taken by the caller's clock.
+    """An image, ``(H, W, 3)`` uint8 of the session's channel order, and when it was taken.
 
-    ``deadline_ms`` after its arrival at the service its label map is of no use; 0 = never.
+    ``timestamp_us`` is by the caller's clock. ``deadline_ms`` after its arrival at the service its
+    label map is of no use; 0 = never.
     """
 
     image: Image

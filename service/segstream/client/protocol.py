@@ -11,6 +11,7 @@ import numpy as np
 
 from segstream.client.channel import MAX_MESSAGE_BYTES, error_of
 from segstream.client.messages import (
+    ChannelOrder,
     Frame,
     FrameResult,
     Resumption,
@@ -141,7 +142,10 @@ class SessionProtocol:
         _check_range("timestamp_us", frame.timestamp_us, -_MAX_INT64, _MAX_INT64)
         _check_range("deadline_ms", frame.deadline_ms, 0, _MAX_UINT32)
         encoding = self.options.frame_encoding
-        data = encode_image(frame.image, encoding, quality=self.options.jpeg_quality)
+        image = frame.image
+        if self.options.channel_order is ChannelOrder.BGR:
+            image = image[:, :, ::-1]
+        data = encode_image(image, encoding, quality=self.options.jpeg_quality)
         if len(data) > MAX_MESSAGE_BYTES - _MESSAGE_OVERHEAD_BYTES:
             raise TooLargeError(
                 f"the {width}x{height} frame has {len(data)} bytes as {encoding}; "
