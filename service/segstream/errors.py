@@ -65,6 +65,12 @@ class TooLargeError(InvalidInputError):
     reason = "TOO_LARGE"
 
 
+class UnauthenticatedError(SegstreamError):
+    """Whoever asks has not shown that they may."""
+
+    reason = "UNAUTHENTICATED"
+
+
 class NotFoundError(SegstreamError):
     """The named thing does not exist."""
 

@@ -17,6 +17,7 @@ _MIB = 1024 * 1024
 # gRPC counts the bytes of a message in a signed 32-bit integer.
 _MAX_GRPC_BYTES = 2**31 - 1
 _ORIGIN = re.compile(r"https?://[^/?#\s]+", re.IGNORECASE)
+_HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 class Settings(BaseSettings):
@@ -80,8 +81,27 @@ class Settings(BaseSettings):
     )
     allowed_origins: Annotated[list[str], NoDecode] = Field(
         [],
-        description="Origins, such as https://example.org, whose pages may open the WebSocket "
-        "besides the service's own.",
+        description="Origins, such as https://example.org, whose pages may use the HTTP API and "
+        "the WebSocket besides the service's own.",
+    )
+    allowed_hosts: Annotated[list[str], NoDecode] = Field(
+        [],
+        description="Names under which browsers may reach the HTTP port, such as example.org or "
+        "*.example.org, besides IP addresses and names without a dot; * = any.",
+    )
+    api_keys: Path | None = Field(
+        None,
+        description="File of the API keys that clients must have; segstream keys makes it, and it "
+        "is read again when it changes. Without it everybody may come in.",
+    )
+    tls_cert: Path | None = Field(
+        None, description="PEM file with the certificate, and its chain, for TLS on both ports."
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the certificate's private key.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="PEM file with the authorities that sign the clients' certificates; clients "
+        "without one are turned away on both ports.",
     )
     max_image_pixels: int = Field(4096 * 2304, ge=64, description="Largest image, in pixels.")
     idle_seconds: float = Field(300.0, gt=0, description="A silent stream ends after so long.")
@@ -169,7 +189,24 @@ class Settings(BaseSettings):
             )
         return self
 
-    @field_validator("models", "allowed_origins", mode="before")
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            if not _HOST.fullmatch(host):
+                raise ValueError(f"{host!r} is no name of a host, such as example.org, and no port")
+        return [host.lower() for host in hosts]
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) is not (self.tls_key is None):
+            given, missing = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
+            raise ValueError(f"{given} is given without {missing}; TLS takes both")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca is given without tls_cert and tls_key")
+        return self
+
+    @field_validator("models", "allowed_origins", "allowed_hosts", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         """The environment gives a JSON list, or names with commas between them."""

@@ -14,6 +14,7 @@ from segstream.errors import (
     InvalidInputError,
     NotFoundError,
     SegstreamError,
+    UnauthenticatedError,
     UnavailableError,
     WrongStateError,
 )
@@ -123,6 +124,7 @@ def inverted(table: Mapping[_K, _V]) -> dict[_V, _K]:
 
 _STATUSES: Final[dict[type[SegstreamError], grpc.StatusCode]] = {
     InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     NotFoundError: grpc.StatusCode.NOT_FOUND,
     AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     WrongStateError: grpc.StatusCode.FAILED_PRECONDITION,

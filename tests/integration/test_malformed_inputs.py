@@ -422,7 +422,7 @@ async def test_clients_that_take_their_time(
     monkeypatch.setattr(http_protocol, "_HEAD_SECONDS", 1.0)
     monkeypatch.setattr(http_protocol, "_LINGER_SECONDS", 1.0)
     monkeypatch.setattr(uploads, "_READ_SECONDS", 1.0)
-    post = b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    post = b"POST /v1/images HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n"
     too_large = post.replace(b"1000", b"9" * 15)
     beginnings = [b"", b"G", b"GET / HTTP/1.1\r\nX: ", post, too_large] * 4
 

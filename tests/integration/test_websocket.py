@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from segstream.api import http_protocol
+from segstream.api import websocket_protocol
 from segstream.label_sets import CITYSCAPES
 from segstream.media.images import ImageEncoding, encode_image
 from segstream.media.label_maps import LabelMap
@@ -293,7 +293,7 @@ async def test_a_client_that_does_not_wait_is_held_back(service: RunningService)
 async def test_a_client_that_stops_reading_is_given_up(
     start_service: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_protocol, "_LINGER_SECONDS", 0.1)
+    monkeypatch.setattr(websocket_protocol, "_LINGER_SECONDS", 0.1)
     service = await start_service(idle_seconds=0.5)
     large = encode_image(np.zeros((1536, 2048, 3), np.uint8), ImageEncoding.PNG)
     async with calling(service, max_queue=1) as call:

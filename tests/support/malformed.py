@@ -15,6 +15,7 @@ from tests.support.requests import data_request
 # Of another size than the session's frames: what decodes all the same is refused for that.
 [_IMAGE] = make_video(1, 40, 72, seed=9)
 _JPEG, _PNG = (encode_image(_IMAGE, each) for each in (ImageEncoding.JPEG, ImageEncoding.PNG))
+_POST = b"POST /v1/images HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 _TEXTS = ("", "\0", "../../etc/passwd", "%00%ff", "ä" * 200, "\N{PILE OF POO}" * 40, "a" * 70_000)
 _OTHER_FILES = (
     b"GIF89a" + bytes(64),
@@ -185,21 +186,21 @@ def broken_requests(rng: random.Random) -> Iterator[bytes]:
         b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
-        b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
         b"GET  HTTP/1.1\r\n\r\n",
         b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 200_000,
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nA: " + b"a" * 200_000,
         b"GET /" + b"a" * 200_000,
         b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 20_000,
-        b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
-        b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 40 + b"\r\n\r\n",
-        b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-        b"POST /v1/images HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"POST /v1/images HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 20,
+        _POST + b"Content-Length: -1\r\n\r\n",
+        _POST + b"Content-Length: x\r\n\r\n",
+        _POST + b"Content-Length: " + b"9" * 40 + b"\r\n\r\n",
+        _POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        _POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        _POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 20,
     )
     opening = (
-        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         "Sec-WebSocket-Version: {version}\r\nSec-WebSocket-Key: {key}\r\n{more}\r\n"
     )
     key = "AAAAAAAAAAAAAAAAAAAAAA=="
@@ -223,7 +224,7 @@ def broken_requests(rng: random.Random) -> Iterator[bytes]:
         .replace("GET", "POST")
         .encode()
     )
-    good = b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+    good = _POST + b"Content-Length: 0\r\n\r\n"
     for _ in range(40):
         yield damaged(rng, good, len(good)) + b"\r\n\r\n"
 

@@ -133,6 +133,25 @@ def test_what_is_no_origin_is_refused(text: str) -> None:
         settings(allowed_origins=[text])
 
 
+@pytest.mark.parametrize("text", ["https://a.example", "a.example:80", "a.*", "", "[::1]"])
+def test_what_is_no_name_of_a_host_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="is no name of a host"):
+        settings(allowed_hosts=[text])
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"tls_cert": "a"}, "tls_cert is given without tls_key"),
+        ({"tls_key": "a"}, "tls_key is given without tls_cert"),
+        ({"tls_client_ca": "a"}, "tls_client_ca is given without tls_cert"),
+    ],
+)
+def test_half_of_tls_is_refused(files: dict[str, str], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        settings(**files)
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         settings().port = 1  # type: ignore[misc]

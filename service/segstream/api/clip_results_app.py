@@ -3,10 +3,12 @@
 import asyncio
 from functools import partial
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import FastAPI, Path, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
+from segstream.api.http_doors import TICKET, CallerAccount
 from segstream.api.ranges import file_response
 from segstream.api.schemas import ProblemSchema
 from segstream.clips.label_map_export import (
@@ -20,6 +22,7 @@ from segstream.clips.library import ClipLibrary
 from segstream.clips.report import ClipReport
 from segstream.clips.report_page import report_page
 from segstream.clips.results import ClipResults
+from segstream.doors.accounts import Account
 
 _NOT_THERE: dict[int | str, dict[str, Any]] = {
     404: {"model": ProblemSchema},
@@ -49,8 +52,8 @@ def add_clip_results(app: FastAPI, library: ClipLibrary) -> None:
     _add_report(app, library)
 
 
-def _results(library: ClipLibrary, clip_id: str) -> ClipResults:
-    return ClipResults.of(library, library.get(clip_id))
+def _results(library: ClipLibrary, clip_id: str, account: Account) -> ClipResults:
+    return ClipResults.of(library, library.get_own(clip_id, account.key_id))
 
 
 def _add_overlay(app: FastAPI, library: ClipLibrary) -> None:
@@ -59,9 +62,9 @@ def _add_overlay(app: FastAPI, library: ClipLibrary) -> None:
         response_class=Response,
         responses=_NOT_THERE | _RANGES,
     )
-    async def get_overlay(clip_id: ClipId, request: Request) -> Response:
+    async def get_overlay(clip_id: ClipId, request: Request, account: CallerAccount) -> Response:
         """The clip with its classes drawn over it: MP4, H.264; takes Range requests."""
-        results = await asyncio.to_thread(_results, library, clip_id)
+        results = await asyncio.to_thread(_results, library, clip_id, account)
         path = results.path("overlay.mp4")
         return file_response(
             partial(library.storage.open, path),
@@ -83,6 +86,7 @@ def _add_label_maps(app: FastAPI, library: ClipLibrary) -> None:
     )
     async def get_label_maps(
         clip_id: ClipId,
+        account: CallerAccount,
         format: LabelMapFormat = LabelMapFormat.PNG_ZIP,
         ids: Ids = Ids.TRAIN_ID,
     ) -> Response:
@@ -93,7 +97,7 @@ def _add_label_maps(app: FastAPI, library: ClipLibrary) -> None:
         class seen. `npy_zst`: a uint8 array (frames, height, width), (frames, height, width, 3)
         for colours. Pixels without a class are 255, black, or left out.
         """
-        results = await asyncio.to_thread(_results, library, clip_id)
+        results = await asyncio.to_thread(_results, library, clip_id, account)
         label_maps = await asyncio.to_thread(results.label_maps)
         file_name = f"{clip_id}{SUFFIXES[format]}"
         return StreamingResponse(
@@ -105,14 +109,18 @@ def _add_label_maps(app: FastAPI, library: ClipLibrary) -> None:
 
 def _add_report(app: FastAPI, library: ClipLibrary) -> None:
     @app.get("/v1/clips/{clip_id}/report", responses=_NOT_THERE)
-    async def get_report(clip_id: ClipId) -> ClipReport:
+    async def get_report(clip_id: ClipId, account: CallerAccount) -> ClipReport:
         """Classes over time, temporal consistency and latency."""
-        results = await asyncio.to_thread(_results, library, clip_id)
+        results = await asyncio.to_thread(_results, library, clip_id, account)
         return await asyncio.to_thread(results.report)
 
     @app.get("/v1/clips/{clip_id}/report.html", response_class=HTMLResponse, responses=_NOT_THERE)
-    async def get_report_page(clip_id: ClipId) -> HTMLResponse:
+    async def get_report_page(
+        clip_id: ClipId, request: Request, account: CallerAccount
+    ) -> HTMLResponse:
         """The report as a page, with the overlay."""
-        results = await asyncio.to_thread(_results, library, clip_id)
+        results = await asyncio.to_thread(_results, library, clip_id, account)
         report = await asyncio.to_thread(results.report)
-        return HTMLResponse(report_page(report), headers=_PAGE_HEADERS)
+        ticket = request.query_params.get(TICKET)
+        video = f"overlay?{urlencode({TICKET: ticket})}" if ticket else "overlay"
+        return HTMLResponse(report_page(report, video), headers=_PAGE_HEADERS)

@@ -15,7 +15,11 @@ class ClipErrorSchema(BaseModel):
 
 
 class ClipLinksSchema(BaseModel):
-    """Where the rest is; results are there once the clip is done."""
+    """Where the rest is; results are there once the clip is done.
+
+    Where API keys are needed, the links of results hold a ticket: they work for an hour or two
+    without the key.
+    """
 
     self: str
     events: str
@@ -49,8 +53,8 @@ class ClipSchema(BaseModel):
     links: ClipLinksSchema
 
     @classmethod
-    def of(cls, clip: Clip) -> "ClipSchema":
-        """The schema of a clip."""
+    def of(cls, clip: Clip, ticket: str = "") -> "ClipSchema":
+        """The schema of a clip; ``ticket`` lets its results be read without a key."""
         submission, progress, outcome = clip.submission, clip.progress, clip.outcome
         error = None
         if outcome is not None and outcome.error:
@@ -72,7 +76,7 @@ class ClipSchema(BaseModel):
             started_at=_time_if_known(progress.started_at),
             ended_at=None if outcome is None else _time(outcome.ended_at),
             error=error,
-            links=_links(clip),
+            links=_links(clip, ticket),
         )
 
 
@@ -85,14 +89,15 @@ class ClipsSchema(BaseModel):
     )
 
 
-def _links(clip: Clip) -> ClipLinksSchema:
+def _links(clip: Clip, ticket: str) -> ClipLinksSchema:
     base = f"/v1/clips/{clip.id}"
     links = ClipLinksSchema(self=base, events=f"{base}/events")
     if clip.state is ClipState.DONE:
-        links.overlay = f"{base}/overlay"
-        links.label_maps = f"{base}/label_maps"
-        links.report = f"{base}/report"
-        links.report_page = f"{base}/report.html"
+        query = f"?ticket={ticket}" if ticket else ""
+        links.overlay = f"{base}/overlay{query}"
+        links.label_maps = f"{base}/label_maps{query}"
+        links.report = f"{base}/report{query}"
+        links.report_page = f"{base}/report.html{query}"
     return links
 
 

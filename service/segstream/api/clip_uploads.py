@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import IO, Final
@@ -15,8 +16,13 @@ from segstream.errors import InvalidInputError, TooLargeError
 
 _PART: Final = "clip"
 _BUFFER_BYTES = 1024 * 1024
-# Nothing for so long, or all for so long, and the upload is given up.
-_SILENCE_SECONDS = 30.0
+# Less than this in so long, or all for so long, and the upload is given up: clients that trickle
+# would keep others out.
+_WINDOW_SECONDS = 30.0
+_MIN_WINDOW_BYTES = 128 * 1024
+_TOO_SLOW = (
+    f"body comes too slowly: less than {_MIN_WINDOW_BYTES} bytes in {_WINDOW_SECONDS:g} seconds"
+)
 _UPLOAD_SECONDS = 3600.0
 # Boundaries and headers of a multipart body, beside the clip itself.
 _MAX_WRAPPING_BYTES = 64 * 1024
@@ -97,11 +103,17 @@ class _Body:
     async def clip(self) -> AsyncIterator[bytes]:
         """The clip's bytes, piece by piece."""
         stream = self._request.stream()
+        seconds_left, num_bytes = _WINDOW_SECONDS, 0
         while True:
-            async with too_slow_after(_SILENCE_SECONDS):
+            began = time.monotonic()
+            async with too_slow_after(seconds_left, _TOO_SLOW):
                 data = await anext(stream, None)
             if data is None:
                 return
+            seconds_left -= time.monotonic() - began  # only what the client takes counts
+            num_bytes += len(data)
+            if num_bytes >= _MIN_WINDOW_BYTES:
+                seconds_left, num_bytes = _WINDOW_SECONDS, 0
             yield data
 
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query, Request, Response
@@ -13,11 +14,15 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from segstream.api.clip_results_app import ClipId, add_clip_results
 from segstream.api.clip_schemas import ClipSchema, ClipsSchema
 from segstream.api.clip_uploads import ClipReceiver, Received
+from segstream.api.http_doors import CallerAccount
 from segstream.api.schemas import ProblemSchema
 from segstream.clips.jobs import ClipJobs
 from segstream.clips.library import check_same, digest_of_key
 from segstream.clips.records import Clip, ClipOptions, Submission, new_clip_id
 from segstream.clips.threads import in_threads
+from segstream.doors.accounts import Account
+from segstream.doors.key_ring import KeyRing
+from segstream.errors import ExhaustedError
 from segstream.streaming import Segmenter
 
 _POLL_SECONDS = 0.4
@@ -62,15 +67,25 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ProblemSchema} for status in statuses}
 
 
-def add_clips(app: FastAPI, jobs: ClipJobs, segmenter: Segmenter, receiver: ClipReceiver) -> None:
-    """Add the routes under ``/v1/clips``."""
-    _add_submission(app, jobs, segmenter, receiver)
-    _add_status(app, jobs)
+def add_clips(
+    app: FastAPI,
+    jobs: ClipJobs,
+    segmenter: Segmenter,
+    receiver: ClipReceiver,
+    key_ring: KeyRing,
+) -> None:
+    """Add the routes under ``/v1/clips``; each key sees its own clips only."""
+    _add_submission(app, jobs, segmenter, receiver, key_ring)
+    _add_status(app, jobs, key_ring)
     add_clip_results(app, jobs.library)
 
 
 def _add_submission(
-    app: FastAPI, jobs: ClipJobs, segmenter: Segmenter, receiver: ClipReceiver
+    app: FastAPI,
+    jobs: ClipJobs,
+    segmenter: Segmenter,
+    receiver: ClipReceiver,
+    key_ring: KeyRing,
 ) -> None:
     @app.post(
         "/v1/clips",
@@ -81,6 +96,7 @@ def _add_submission(
     async def submit_clip(
         request: Request,
         response: Response,
+        account: CallerAccount,
         model: Annotated[str, Query(description="Empty: the default model")] = "",
         name: Annotated[
             str, Query(max_length=200, description="For people; empty: the file's name in the form")
@@ -105,27 +121,30 @@ def _add_submission(
             max_working_height=max_working_height,
             opacity=opacity,
         )
-        key_digest = digest_of_key(idempotency_key) if idempotency_key else ""
-        clip = await _submit_or_find(request, options, key_digest)
+        await asyncio.to_thread(_check_minutes, jobs, account)
+        key_digest = digest_of_key(idempotency_key, account.key_id) if idempotency_key else ""
+        clip = await _submit_or_find(request, options, key_digest, account)
         response.headers["Location"] = f"/v1/clips/{clip.id}"
-        return ClipSchema.of(clip)
+        return ClipSchema.of(clip, key_ring.ticket(account, clip.id))
 
-    async def _submit_or_find(request: Request, options: ClipOptions, key_digest: str) -> Clip:
+    async def _submit_or_find(
+        request: Request, options: ClipOptions, key_digest: str, account: Account
+    ) -> Clip:
         library = jobs.library
         earlier = await asyncio.to_thread(library.find_by_key, key_digest) if key_digest else None
         if earlier is not None:
             received = await receiver.receive(request, None)
-            check_same(earlier.submission, _submission("", options, received, key_digest))
+            check_same(earlier.submission, _submission("", options, received, key_digest, account))
             await jobs.enqueue(earlier)
             return earlier
         clip_id = new_clip_id()
         async with in_threads(library.upload(clip_id)) as file:
             received = await receiver.receive(request, file)
-        return await jobs.submit(_submission(clip_id, options, received, key_digest))
+        return await jobs.submit(_submission(clip_id, options, received, key_digest, account))
 
 
 def _submission(
-    clip_id: str, options: ClipOptions, received: Received, key_digest: str
+    clip_id: str, options: ClipOptions, received: Received, key_digest: str, account: Account
 ) -> Submission:
     name = options.name or received.name[:200]
     return Submission(
@@ -135,25 +154,44 @@ def _submission(
         digest=received.digest,
         submitted_at=time.time(),
         key_digest=key_digest,
+        key_id=account.key_id,
+        max_minutes_per_day=account.limits.max_clip_minutes_per_day,
     )
 
 
-def _add_status(app: FastAPI, jobs: ClipJobs) -> None:
+def _check_minutes(jobs: ClipJobs, account: Account) -> None:
+    most = account.limits.max_clip_minutes_per_day
+    if most is None:
+        return
+    try:
+        jobs.library.usage.check(account.key_id, most)
+    except ExhaustedError:
+        account.clip_minutes_reached()
+        raise
+
+
+def _add_status(app: FastAPI, jobs: ClipJobs, key_ring: KeyRing) -> None:
     library = jobs.library
+
+    def told(clip: Clip, account: Account) -> ClipSchema:
+        return ClipSchema.of(clip, key_ring.ticket(account, clip.id))
 
     @app.get("/v1/clips", responses=_problems(422))
     async def list_clips(
+        account: CallerAccount,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         before: Annotated[str, Query(max_length=32, description="Clips older than this id")] = "",
     ) -> ClipsSchema:
-        """The clips that are stored, newest first, whichever replica took them."""
-        clips, next_before = await asyncio.to_thread(library.page, limit=limit, before=before)
-        return ClipsSchema(clips=[ClipSchema.of(clip) for clip in clips], next_before=next_before)
+        """The clips of the API key, newest first, whichever replica took them."""
+        clips, next_before = await asyncio.to_thread(
+            library.page, limit=limit, before=before, key_id=account.key_id
+        )
+        return ClipsSchema(clips=[told(clip, account) for clip in clips], next_before=next_before)
 
     @app.get("/v1/clips/{clip_id}", responses=_problems(404, 422))
-    async def get_clip(clip_id: ClipId) -> ClipSchema:
+    async def get_clip(clip_id: ClipId, account: CallerAccount) -> ClipSchema:
         """How a clip's job fares."""
-        return ClipSchema.of(await asyncio.to_thread(library.get, clip_id))
+        return told(await asyncio.to_thread(library.get_own, clip_id, account.key_id), account)
 
     @app.get(
         "/v1/clips/{clip_id}/events",
@@ -163,34 +201,38 @@ def _add_status(app: FastAPI, jobs: ClipJobs) -> None:
     )
     async def follow_clip(
         clip_id: ClipId,
+        account: CallerAccount,
         last_event_id: Annotated[
             str | None, Header(description="Go on after this event; unknown ones are ignored")
         ] = None,
     ) -> Response:
         """Follow a job: an event for each change that is told."""
-        clip = await asyncio.to_thread(library.get, clip_id)
+        clip = await asyncio.to_thread(library.get_own, clip_id, account.key_id)
         seen = _revision(last_event_id)
         if clip.is_over and seen >= clip.revision:
             return Response(status_code=204)
         return StreamingResponse(
-            _events(jobs, clip, seen),
+            _events(jobs, clip, seen, partial(told, account=account)),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
     @app.delete("/v1/clips/{clip_id}", status_code=204, responses=_problems(404, 422))
-    async def delete_clip(clip_id: ClipId) -> None:
+    async def delete_clip(clip_id: ClipId, account: CallerAccount) -> None:
         """Cancel a job that is not over; remove a clip whose job is, with its results."""
-        await asyncio.to_thread(library.cancel_or_remove, clip_id)
+        clip = await asyncio.to_thread(library.get_own, clip_id, account.key_id)
+        await asyncio.to_thread(library.cancel_or_remove, clip.id)
 
 
-async def _events(jobs: ClipJobs, clip: Clip, seen: tuple[int, ...]) -> AsyncIterator[bytes]:
+async def _events(
+    jobs: ClipJobs, clip: Clip, seen: tuple[int, ...], told: Callable[[Clip], ClipSchema]
+) -> AsyncIterator[bytes]:
     last_sent = time.monotonic()
     while True:
         if clip.revision > seen:
             seen = clip.revision
             yield format_sse_event(
-                data_str=ClipSchema.of(clip).model_dump_json(),
+                data_str=told(clip).model_dump_json(),
                 id=".".join(map(str, seen)),
                 retry=_RETRY_MILLISECONDS,
             )

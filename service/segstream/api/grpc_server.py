@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from segstream.api.addresses import join_address
+from segstream.api.grpc_doors import KeyInterceptor, account_of_call, server_credentials
 from segstream.api.grpc_messages import (
     config_from_pb,
     ended_to_pb,
@@ -21,6 +22,7 @@ from segstream.api.grpc_messages import (
     status_to_pb,
 )
 from segstream.api.grpc_parsing import ParsingInterceptor, parsed
+from segstream.doors.tls import ServerTls
 from segstream.errors import EngineError, InvalidInputError, SegstreamError
 from segstream.rpc_status import trailing_metadata
 from segstream.streaming import Frame, Segmenter
@@ -62,7 +64,7 @@ class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
         async with _statuses(context):
             first = await self._first(request_iterator)
             config = config_from_pb(first, _traceparent(context))
-            async with self._segmenter.open(config) as session:
+            async with self._segmenter.open(config, account_of_call()) as session:
                 stream = session.stream
                 yield ready_to_pb(session)
                 pipeline = self._segmenter.pipeline(session)
@@ -77,7 +79,9 @@ class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
     ) -> pb.ListSessionsResponse:
         """See the proto."""
         return pb.ListSessionsResponse(
-            sessions=[status_to_pb(status) for status in self._segmenter.statuses()]
+            sessions=[
+                status_to_pb(status) for status in self._segmenter.statuses(account_of_call())
+            ]
         )
 
     async def GetSession(
@@ -85,7 +89,7 @@ class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
     ) -> pb.GetSessionResponse:
         """See the proto."""
         async with _statuses(context):
-            status = self._segmenter.status(parsed(request).session_id)
+            status = self._segmenter.status(parsed(request).session_id, account_of_call())
         return pb.GetSessionResponse(session=status_to_pb(status))
 
     async def CloseSession(
@@ -93,7 +97,7 @@ class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
     ) -> pb.CloseSessionResponse:
         """See the proto."""
         async with _statuses(context):
-            await self._segmenter.close(parsed(request).session_id)
+            await self._segmenter.close(parsed(request).session_id, account_of_call())
         return pb.CloseSessionResponse()
 
     async def _first(
@@ -152,6 +156,8 @@ class GrpcServer:
         port: int,
         max_sessions: int,
         max_message_bytes: int,
+        door: KeyInterceptor,
+        tls: ServerTls | None = None,
     ) -> None:
         self._segmenter = segmenter
         self._server = grpc.aio.server(
@@ -161,9 +167,9 @@ class GrpcServer:
                 ("grpc.max_send_message_length", max_message_bytes),
                 ("grpc.so_reuseport", 0),
             ],
-            interceptors=[ParsingInterceptor(_SERVICE)],
             # Twice: a call that is one too many is told so, and why, by the session store.
             maximum_concurrent_rpcs=2 * max_sessions + _NUM_SPARE_RPCS,
+            interceptors=[door, ParsingInterceptor(_SERVICE)],
         )
         pb_grpc.add_SegmentationServiceServicer_to_server(
             SegmentationServicer(segmenter), self._server
@@ -177,7 +183,11 @@ class GrpcServer:
         self.host = host
         address = join_address(host, port)
         try:
-            self.port = self._server.add_insecure_port(address)
+            self.port = (
+                self._server.add_secure_port(address, server_credentials(tls))
+                if tls
+                else self._server.add_insecure_port(address)
+            )
         except RuntimeError as error:
             raise InvalidInputError(
                 f"cannot listen on {address}: the port is in use or the address not this machine's",

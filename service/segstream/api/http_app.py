@@ -12,7 +12,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from segstream import __version__
 from segstream.api.clip_uploads import ClipReceiver
 from segstream.api.clips_app import add_clips
+from segstream.api.docs_page import secure_docs
 from segstream.api.head_requests import HeadRequests
+from segstream.api.hosts import AllowedHosts
+from segstream.api.http_doors import CallerAccount, Doors, document_keys
+from segstream.api.origins import allow_origins
 from segstream.api.problems import document_problems, install_problem_handlers
 from segstream.api.schemas import (
     ModelSchema,
@@ -22,10 +26,12 @@ from segstream.api.schemas import (
     SessionsSchema,
     StatusSchema,
 )
+from segstream.api.security_headers import SecurityHeaders
 from segstream.api.uploads import UploadReader
 from segstream.api.web_page import add_web_page
 from segstream.api.websocket_server import add_stream, refuse_other_upgrades
 from segstream.clips.jobs import ClipJobs
+from segstream.doors.key_ring import KeyRing
 from segstream.errors import SegstreamError, UnavailableError
 from segstream.label_sets import LabelSet
 from segstream.media.images import (
@@ -67,30 +73,45 @@ def create_app(
     limits: ImageLimits,
     jobs: ClipJobs,
     *,
+    key_ring: KeyRing,
     max_uploads: int,
     max_clip_bytes: int,
-    allowed_origins: Sequence[str] = (),
+    allowed_hosts: Sequence[str],
+    allowed_origins: Sequence[str],
 ) -> FastAPI:
     """The application; everything it needs is handed in. ``max_uploads`` are read at once."""
     app = FastAPIOffline(
         title="segstream",
+        redoc_url=None,
         version=__version__,
         description="Video semantic segmentation with memory. Streams go over gRPC, or over the "
         "WebSocket at /v1/stream.",
     )
-    app.add_middleware(HeadRequests)
     install_problem_handlers(app)
     document_problems(app)
+    document_keys(app, key_ring)
+    secure_docs(app)
     uploads = UploadReader(max_bytes=limits.max_bytes, max_uploads=max_uploads)
     _add_images(app, segmenter, limits, uploads)
     receiver = ClipReceiver(max_bytes=max_clip_bytes, max_uploads=max_uploads)
-    add_clips(app, jobs, segmenter, receiver)
+    add_clips(app, jobs, segmenter, receiver, key_ring)
     _add_models(app, segmenter)
     _add_sessions(app, segmenter)
     _add_probes(app, segmenter, metrics)
-    add_stream(app, segmenter, allowed_origins=allowed_origins)
+    add_stream(app, segmenter)
     add_web_page(app)
     refuse_other_upgrades(app)
+    # The one that is added last comes first.
+    app.add_middleware(HeadRequests)
+    app.add_middleware(
+        Doors,
+        key_ring=key_ring,
+        allowed_hosts=AllowedHosts(allowed_hosts),
+        allowed_origins=allowed_origins,
+        metrics=metrics,
+    )
+    allow_origins(app, allowed_origins)
+    app.add_middleware(SecurityHeaders)
     return app
 
 
@@ -106,12 +127,14 @@ def _add_images(
     )
     async def segment_image(
         request: Request,
+        account: CallerAccount,
         output: ImageOutput = ImageOutput.LABEL_MAP,
         model: Annotated[str, Query(description="Empty: the default model")] = "",
         id_space: IdSpace = IdSpace.TRAIN_ID,
         max_working_height: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
     ) -> Response:
         """Segment one JPEG or PNG image, sent as the request's body, without memory."""
+        account.take_frame()
         body = await uploads.read(request)
         config = SessionConfig(
             model=model,
@@ -152,23 +175,25 @@ def _add_models(app: FastAPI, segmenter: Segmenter) -> None:
 
 def _add_sessions(app: FastAPI, segmenter: Segmenter) -> None:
     @app.get("/v1/sessions")
-    async def list_sessions() -> SessionsSchema:
-        """The sessions that this replica holds, streaming or parked."""
+    async def list_sessions(account: CallerAccount) -> SessionsSchema:
+        """The sessions of the API key that this replica holds, streaming or parked."""
         return SessionsSchema(
-            sessions=[SessionSchema.model_validate(status) for status in segmenter.statuses()]
+            sessions=[
+                SessionSchema.model_validate(status) for status in segmenter.statuses(account)
+            ]
         )
 
     @app.get("/v1/sessions/{session_id}", responses={404: {"model": ProblemSchema}})
-    async def get_session(session_id: str) -> SessionSchema:
+    async def get_session(session_id: str, account: CallerAccount) -> SessionSchema:
         """One session: who holds it, where its memory is, and how large that is."""
-        return SessionSchema.model_validate(segmenter.status(session_id))
+        return SessionSchema.model_validate(segmenter.status(session_id, account))
 
     @app.delete(
         "/v1/sessions/{session_id}", status_code=204, responses={404: {"model": ProblemSchema}}
     )
-    async def close_session(session_id: str) -> None:
+    async def close_session(session_id: str, account: CallerAccount) -> None:
         """End a session for good and forget its memory; its stream ends with CLOSED."""
-        await segmenter.close(session_id)
+        await segmenter.close(session_id, account)
 
 
 def _add_probes(app: FastAPI, segmenter: Segmenter, metrics: Metrics) -> None:

@@ -1,84 +1,97 @@
-"""uvicorn's protocols, with bounds on what they read before the application is asked."""
+"""HTTP connections that are held open: bounds of time and size that uvicorn leaves out."""
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
-from uvicorn._types import ASGISendEvent
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame
-from websockets.http11 import Request, Response
-from websockets.server import ServerProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from segstream.api.problems import problem
 
+_HEAD_SECONDS: Final = 10.0
 _MAX_HEAD_BYTES: Final = 64 * 1024
-_HEAD_SECONDS: Final = 30.0
-# For what is still on its way when an answer or a closing frame has been sent.
-_LINGER_SECONDS: Final = 10.0
+# For the rest of a body that was refused: clients that are not listening yet still hear why.
+_LINGER_SECONDS: Final = 30.0
+# A paused video asks for the rest again.
+_STALLED_SECONDS: Final = 120.0
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """Gives up heads that are too long or do not end, and bodies that nobody waits for."""
+class _Timer:
+    """Does something unless it is called off in time."""
 
-    _timer: asyncio.TimerHandle | None = None
-    _is_in_head = True
-    _is_head_over = False
-    _num_head_bytes = 0
+    def __init__(self, loop: asyncio.AbstractEventLoop, do: Callable[[], None]) -> None:
+        self._loop = loop
+        self._do = do
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self, seconds: float) -> None:
+        self.cancel()
+        self._handle = self._loop.call_later(seconds, self._do)
+
+    def cancel(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """Drops clients that dawdle over a request's head or a refused body, or that do not read."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._give_up_after(_HEAD_SECONDS)
+        self._is_in_head = True
+        self._num_head_bytes = 0
+        self._incoming = _Timer(self.loop, transport.abort)
+        self._outgoing = _Timer(self.loop, transport.abort)
+        self._incoming.start(_HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._go_on()
+        self._incoming.cancel()
+        self._outgoing.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_in_head and self._timer is None:
-            self._give_up_after(_HEAD_SECONDS)
-        was_in_head, self._is_head_over = self._is_in_head, False
+        was_in_head = self._is_in_head
         super().data_received(data)
-        if was_in_head and not self._is_head_over:
+        if was_in_head and self._is_in_head:
             self._num_head_bytes += len(data)
-        if self._num_head_bytes > _MAX_HEAD_BYTES:
-            detail = f"the request's head has more than {_MAX_HEAD_BYTES} bytes; send a smaller one"
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+            if self._num_head_bytes > _MAX_HEAD_BYTES:
+                detail = f"the head has more than {_MAX_HEAD_BYTES} bytes; send fewer or less"
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._is_in_head = True
+        self._num_head_bytes = 0
+        self._incoming.start(_HEAD_SECONDS)
 
     def on_headers_complete(self) -> None:
-        self._go_on()
-        self._is_in_head, self._is_head_over = False, True
-        self._num_head_bytes = 0
+        self._is_in_head = False
+        self._incoming.cancel()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._go_on()
-        self._is_in_head = True
         super().on_message_complete()
+        self._incoming.cancel()
+        if self.cycle is not None and self.cycle.response_complete:
+            self._wait_for_next()
 
     def on_response_complete(self) -> None:
-        if not self._is_in_head:
-            self._give_up_after(_LINGER_SECONDS)
         super().on_response_complete()
+        if self.cycle.more_body:
+            self._incoming.start(_LINGER_SECONDS)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(HTTPStatus.BAD_REQUEST, "the request is not HTTP/1.1; mend its syntax")
 
-    def _give_up_after(self, seconds: float) -> None:
-        self._go_on()
-        self._timer = self.loop.call_later(seconds, self._give_up)
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._outgoing.start(_STALLED_SECONDS)
 
-    def _go_on(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _give_up(self) -> None:
-        if self._is_in_head and self._num_head_bytes:
-            detail = f"the request's head was not there within {_HEAD_SECONDS:g} seconds"
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT, detail)
-        self.transport.close()
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._outgoing.cancel()
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """Answer what never became a request."""
@@ -86,62 +99,14 @@ class HttpProtocol(HttpToolsProtocol):
             return
         response = problem(status, detail)
         response.headers["Connection"] = "close"
-        head = [f"HTTP/1.1 {status.value} {status.phrase}".encode()]
-        head += [name + b": " + value for name, value in response.raw_headers]
-        self.transport.write(b"\r\n".join([*head, b"", bytes(response.body)]))
+        head = [name + b": " + value + b"\r\n" for name, value in response.raw_headers]
+        body = bytes(response.body)
+        self.transport.write(b"".join((STATUS_LINE[status], *head, b"\r\n", body)))
         self.transport.close()
 
-
-class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """Refuses as the rest of HTTP does, and lets go of clients that do not read."""
-
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        super().__init__(*args, **keywords)
-        self.conn = _Handshake(max_size=self.config.ws_max_size, logger=self.conn.logger)
-
-    def handle_connect(self, event: Request) -> None:
-        if event.path.isascii():
-            super().handle_connect(event)
-        else:
-            self._refuse(f"the path {event.path!r} is not ASCII; percent-encode it")
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            told = self.conn.handshake_exc.__cause__ or self.conn.handshake_exc
-            self._refuse(f"the opening handshake cannot be read: {told}")
-
-    def handle_cont(self, event: Frame) -> None:
-        if event.data or event.fin:  # empty ones would be kept, and no limit counts them
-            super().handle_cont(event)
-
-    def handle_ping(self) -> None:
-        if self.writable.is_set():
-            super().handle_ping()
-        else:
-            self.transport.abort()  # it reads no pong
-
-    async def send(self, message: ASGISendEvent) -> None:
-        await super().send(message)
-        if self.initial_response is not None and self.close_sent:
-            self.handshake_complete = True  # refused in order: nothing is left to be said
-
-    async def run_asgi(self) -> None:
-        await super().run_asgi()
-        self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
-
-    def _refuse(self, detail: str) -> None:
-        self.handshake_complete = self.close_sent = True
-        self.transport.write(self.conn.reject(HTTPStatus.BAD_REQUEST, detail).serialize())
-        self.transport.close()
-
-
-class _Handshake(ServerProtocol):
-    """The opening handshake; what it refuses is a problem like any other."""
-
-    def reject(self, status: int, text: str) -> Response:
-        told = problem(HTTPStatus(status), text.strip() or HTTPStatus(status).phrase)
-        response = super().reject(status, bytes(told.body).decode())
-        del response.headers["Content-Type"]
-        response.headers["Content-Type"] = told.headers["content-type"]
-        return response
+    def _wait_for_next(self) -> None:
+        """The rest of the body has taken uvicorn's own timer off."""
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )

@@ -9,7 +9,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from segstream.api.addresses import is_ipv6
-from segstream.api.http_protocol import HttpProtocol, WebSocketProtocol
+from segstream.api.http_protocol import BoundedHttpProtocol
+from segstream.api.websocket_protocol import WebSocketProtocol
+from segstream.doors.tls import ServerTls
 
 _POLL_SECONDS = 0.01
 
@@ -26,8 +28,18 @@ class HttpServer:
     A WebSocket's message of more than ``max_message_bytes`` closes the socket (1009).
     """
 
-    def __init__(self, app: FastAPI, *, host: str, port: int, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        *,
+        host: str,
+        port: int,
+        max_message_bytes: int,
+        tls: ServerTls | None = None,
+    ) -> None:
+        context = tls.context() if tls else None
         self._socket = _listening_socket(host, port)
+        self.app = app
         self.host = host
         self.port: int = self._socket.getsockname()[1]
         self._server = _Uvicorn(
@@ -36,7 +48,9 @@ class HttpServer:
                 log_config=None,
                 timeout_graceful_shutdown=5,
                 lifespan="off",
-                http=HttpProtocol,
+                server_header=False,
+                http=BoundedHttpProtocol,
+                ssl_context_factory=None if context is None else lambda *_: context,
                 ws=WebSocketProtocol,
                 ws_max_size=max_message_bytes,
                 # JPEG and PNG are compressed as they are.

@@ -21,6 +21,7 @@ from segstream.errors import (
     NotFoundError,
     SegstreamError,
     TooLargeError,
+    UnauthenticatedError,
     UnavailableError,
     WrongStateError,
 )
@@ -31,6 +32,7 @@ _SCHEMA = "#/components/schemas/ProblemSchema"
 _STATUS = {
     InvalidInputError: HTTPStatus.BAD_REQUEST,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
     NotFoundError: HTTPStatus.NOT_FOUND,
     AlreadyExistsError: HTTPStatus.CONFLICT,
     WrongStateError: HTTPStatus.CONFLICT,
@@ -127,6 +129,8 @@ def problem_of(error: SegstreamError, status: HTTPStatus | None = None) -> JSONR
     response = problem(status, error.message, reason=error.reason, **members)
     if error.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+    if status is HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="segstream"'
     return response
 
 

@@ -11,12 +11,15 @@ from pathlib import Path
 import structlog
 import torch
 
-from segstream.api.addresses import join_address
+from segstream.api.addresses import is_loopback, join_address
 from segstream.api.clips import make_clip_jobs
+from segstream.api.grpc_doors import KeyInterceptor
 from segstream.api.grpc_server import GrpcServer
 from segstream.api.http_app import create_app
 from segstream.api.http_server import HttpServer
 from segstream.api.spilling import make_spill_tier
+from segstream.doors.key_ring import KeyRing
+from segstream.doors.tls import ServerTls
 from segstream.engine import Engine
 from segstream.errors import InvalidInputError
 from segstream.media.images import ImageLimits
@@ -32,6 +35,7 @@ _log = structlog.get_logger(__name__)
 # Each may hold a body of the largest size.
 _MAX_UPLOADS = 16
 _TIDY_PERIOD_SECONDS = 1.0
+_KEYS_PERIOD_SECONDS = 1.0
 
 
 class Service:
@@ -50,6 +54,7 @@ class Service:
         self._engine = engine
         self._codecs = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="codecs")
         self.metrics = Metrics()
+        self._key_ring = KeyRing(settings.api_keys, self.metrics.quota_reached)
         self._image_limits = ImageLimits(
             max_bytes=settings.max_message_bytes, max_pixels=settings.max_image_pixels
         )
@@ -92,8 +97,9 @@ class Service:
             undo.push_async_callback(self._engine.stop)
             await self._spill_tier.start()
             undo.push_async_callback(self._spill_tier.stop)
-            tidying = asyncio.create_task(self._tidy())
-            undo.callback(tidying.cancel)
+            for work in (self._tidy, self._follow_keys):
+                task = asyncio.create_task(work())
+                undo.callback(task.cancel)
             await self._jobs.start()
             undo.push_async_callback(self._jobs.stop, self._settings.drain_seconds)
             self._build()
@@ -104,6 +110,7 @@ class Service:
                 _write_ready_file(self._settings.ready_file, self.addresses)
             self._undo = undo.pop_all()
         _log.info("serving", models=list(self._engine.models), **self.addresses)
+        _warn_if_exposed(self._settings, num_keys=self._key_ring.num_keys)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -111,20 +118,25 @@ class Service:
 
     def _build(self) -> None:
         settings = self._settings
+        tls = _tls(settings)
         self.grpc = GrpcServer(
             self._segmenter,
             host=settings.host,
             port=settings.port,
             max_sessions=settings.max_sessions,
             max_message_bytes=settings.max_message_bytes,
+            door=KeyInterceptor(self._key_ring, self.metrics),
+            tls=tls,
         )
         app = create_app(
             self._segmenter,
             self.metrics,
             self._image_limits,
             self._jobs,
+            key_ring=self._key_ring,
             max_uploads=min(settings.max_sessions, _MAX_UPLOADS),
             max_clip_bytes=settings.max_clip_bytes,
+            allowed_hosts=[*settings.allowed_hosts, settings.host],
             allowed_origins=settings.allowed_origins,
         )
         self.http = HttpServer(
@@ -132,6 +144,7 @@ class Service:
             host=settings.host,
             port=settings.http_port,
             max_message_bytes=settings.max_message_bytes,
+            tls=tls,
         )
 
     async def _tidy(self) -> None:
@@ -141,6 +154,17 @@ class Service:
                 await self._segmenter.tidy()
             except Exception:
                 _log.exception("tidying failed")
+
+    async def _follow_keys(self) -> None:
+        """Whoever holds a key that is revoked is shown out."""
+        while True:
+            await asyncio.sleep(_KEYS_PERIOD_SECONDS)
+            try:
+                for account in await self._key_ring.refresh():
+                    _log.info("API key revoked", key_id=account.key_id)
+                    await self._segmenter.close_all(account)
+            except Exception:
+                _log.exception("following the API keys failed")
 
     async def _shut_down(self) -> None:
         _log.info("shutting down")
@@ -157,10 +181,35 @@ class Service:
     @property
     def addresses(self) -> dict[str, str]:
         """Where the wires listen."""
+        scheme = "https" if self._settings.tls_cert else "http"
         return {
             "grpc": join_address(self.grpc.host, self.grpc.port),
-            "http": f"http://{join_address(self.http.host, self.http.port)}",
+            "http": f"{scheme}://{join_address(self.http.host, self.http.port)}",
         }
+
+
+def _tls(settings: Settings) -> ServerTls | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return ServerTls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+
+
+def _warn_if_exposed(settings: Settings, *, num_keys: int) -> None:
+    """Tell of a service that is open wider than its operator may know."""
+    if settings.api_keys is not None and not num_keys:
+        _log.warning("no API key is in the file: nobody can come in", path=str(settings.api_keys))
+    if is_loopback(settings.host):
+        return
+    if settings.api_keys is None and settings.tls_client_ca is None:
+        _log.warning(
+            "everybody who reaches this address may use the service; see api_keys, tls_client_ca",
+            host=settings.host,
+        )
+    elif settings.tls_cert is None:
+        _log.warning(
+            "API keys and frames travel unencrypted unless a proxy adds TLS; see tls_cert",
+            host=settings.host,
+        )
 
 
 def _add_gauges(metrics: Metrics, store: SessionStore, segmenter: Segmenter) -> None:

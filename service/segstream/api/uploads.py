@@ -66,14 +66,14 @@ class UploadReader:
 
 
 @asynccontextmanager
-async def too_slow_after(seconds: float) -> AsyncIterator[None]:
-    """Ends with 408 if the block takes longer."""
+async def too_slow_after(seconds: float, detail: str = "") -> AsyncIterator[None]:
+    """Ends with 408 and ``detail`` if the block takes longer."""
     try:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
         raise HTTPException(
             HTTPStatus.REQUEST_TIMEOUT,
-            f"body was not there within {seconds:g} seconds",
+            detail or f"body was not there within {seconds:g} seconds",
             {"Connection": "close"},
         ) from error

@@ -1,10 +1,10 @@
 """The WebSocket wire: the sessions of gRPC's StreamSegment, for browsers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from http import HTTPStatus
-from urllib.parse import urlsplit
+from typing import Final
 
 import structlog
 from fastapi import FastAPI, Response, WebSocket, WebSocketDisconnect
@@ -17,6 +17,7 @@ from segstream.api.grpc_messages import (
     ready_to_pb,
     result_to_pb,
 )
+from segstream.api.http_doors import account_of
 from segstream.api.problems import problem, problem_of
 from segstream.api.websocket_messages import (
     FrameHeadError,
@@ -30,6 +31,9 @@ from segstream.wire import status_of
 
 _log = structlog.get_logger(__name__)
 
+PROTOCOL: Final = "segstream.v1"
+"""What the service speaks, to be named by browsers that name a key as well."""
+
 _MAX_HANDSHAKE_SECONDS = 10.0
 _IN_ORDER = 1000
 # Private codes: a session's error closes the socket with this plus its gRPC status.
@@ -38,8 +42,8 @@ _FIRST_ERROR = 4000
 _MAX_REASON_BYTES = 123
 
 
-def add_stream(app: FastAPI, segmenter: Segmenter, *, allowed_origins: Sequence[str]) -> None:
-    """Serve sessions at ``/v1/stream`` to pages of the same and of the allowed origins."""
+def add_stream(app: FastAPI, segmenter: Segmenter) -> None:
+    """Serve sessions at ``/v1/stream``."""
     # Twice: a stream that is one too many is told so, and why, by the segmenter.
     max_sockets = 2 * segmenter.limits.max_sessions
     num_open = 0
@@ -48,10 +52,6 @@ def add_stream(app: FastAPI, segmenter: Segmenter, *, allowed_origins: Sequence[
     async def stream(socket: WebSocket) -> None:
         """One session; see docs/websocket.md."""
         nonlocal num_open
-        if not _is_allowed(socket, allowed_origins):
-            detail = f"origin {socket.headers['origin']!r} is not allowed; see allowed_origins"
-            await socket.send_denial_response(problem(HTTPStatus.FORBIDDEN, detail, field="origin"))
-            return
         if num_open >= max_sockets:
             error = ExhaustedError(
                 f"{num_open} WebSockets are open, which is the limit; try again later",
@@ -61,7 +61,7 @@ def add_stream(app: FastAPI, segmenter: Segmenter, *, allowed_origins: Sequence[
             return
         num_open += 1
         try:
-            await socket.accept()
+            await socket.accept(PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
             await _Conversation(socket, segmenter).run()
         finally:
             num_open -= 1
@@ -117,7 +117,7 @@ class _Conversation:
     async def _stream_segment(self) -> None:
         traceparent = self._socket.headers.get("traceparent", "")
         config = config_from_pb(await self._first(), traceparent)
-        async with self._segmenter.open(config) as session:
+        async with self._segmenter.open(config, account_of(self._socket)) as session:
             stream = self._stream = session.stream
             with _departure_noted(stream):
                 await self._send(ready_to_pb(session))
@@ -182,15 +182,3 @@ def _departure_noted(stream: Stream) -> Iterator[None]:
     except WebSocketDisconnect:
         stream.end(SessionEndReason.CLIENT_GONE)
         raise
-
-
-def _is_allowed(socket: WebSocket, allowed_origins: Sequence[str]) -> bool:
-    """Whether the page that opens the socket may; what is no browser states no origin."""
-    origin = socket.headers.get("origin")
-    if origin is None or origin.lower() in allowed_origins:
-        return True
-    try:
-        authority = urlsplit(origin).netloc
-    except ValueError:
-        return False
-    return bool(authority) and authority.lower() == socket.headers.get("host", "").lower()

@@ -7,6 +7,7 @@ import typer
 
 from segstream.cli.bench import app as bench
 from segstream.cli.evaluate import evaluate
+from segstream.cli.keys import app as keys
 from segstream.cli.segment import segment
 from segstream.cli.serve import serve
 from segstream.cli.train import train
@@ -26,6 +27,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(triton)
 app.add_typer(bench, name="bench")
+app.add_typer(keys, name="keys")
 
 
 def main() -> None:

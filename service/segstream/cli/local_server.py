@@ -1,6 +1,7 @@
 """A segstream service of one's own, in a child process, for as long as a block runs."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,12 @@ from segstream.errors import UnavailableError
 SERVE_COMMAND: Final = (
     *(sys.executable, "-m", "segstream", "serve", "--host", "127.0.0.1"),
     *("--clip-workers", "0"),  # uploaded clips are none of its business
+)
+
+# What would keep the one client out for which the service is started, on loopback.
+_DOORS: Final = (
+    *("SEGSTREAM_API_KEYS", "SEGSTREAM_TLS_CERT"),
+    *("SEGSTREAM_TLS_KEY", "SEGSTREAM_TLS_CLIENT_CA"),
 )
 
 _POLL_SECONDS = 0.05
@@ -49,10 +56,12 @@ def local_server(
 
 def _start(command: Sequence[str], ready_file: Path, log: Path) -> "subprocess.Popen[bytes]":
     ports = ("--port", "0", "--http-port", "0", "--ready-file", str(ready_file))
+    environment = {name: text for name, text in os.environ.items() if name.upper() not in _DOORS}
     with log.open("wb") as sink:
         # In a process group of its own: Ctrl-C is for this process, which then stops the service.
         return subprocess.Popen(
             [*command, *ports],
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,

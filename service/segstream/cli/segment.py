@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +16,25 @@ from rich.text import Text
 from segstream.cli.clip_segmentation import ClipJob, Progress, Report, segment_clip
 from segstream.cli.errors import one_line_errors
 from segstream.cli.local_server import local_server
-from segstream.client import Client, IdSpace, ImageEncoding
+from segstream.client import Client, ClientTls, IdSpace, ImageEncoding
+from segstream.errors import InvalidInputError
 from segstream.media.overlay import percent
 
 _CONNECT_TIMEOUT_SECONDS = 5.0
 _RESUME_TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """How a service is reached; no ``server``: one is started here, without any doors."""
+
+    server: str
+    api_key: str
+    tls: ClientTls | None
+
+    def check(self) -> None:
+        if self.tls is not None and not self.server:
+            raise InvalidInputError("TLS needs --server", field="server")
 
 
 def segment(
@@ -57,6 +71,31 @@ def segment(
             "clip; SEGSTREAM_<NAME> in the environment configures it, see segstream serve --help.",
         ),
     ] = "",
+    api_key: Annotated[
+        str,
+        typer.Option(
+            metavar="KEY",
+            envvar="SEGSTREAM_API_KEY",
+            show_envvar=True,
+            help="The key for --server; better in the environment, where others do not see it.",
+        ),
+    ] = "",
+    tls: Annotated[
+        bool, typer.Option("--tls", help="The connection to --server is encrypted with TLS.")
+    ] = False,
+    tls_roots: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PEM", help="Who must have signed the certificate of --server. Implies --tls."
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="PEM", help="The certificate to show to --server. Implies --tls."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="The private key of --tls-cert.")
+    ] = None,
     model: Annotated[
         str,
         typer.Option(metavar="NAME", help="A model of the service. Default: the service's first."),
@@ -112,8 +151,12 @@ def segment(
         # Nobody takes the place of a service started here.
         resume_timeout_seconds=_RESUME_TIMEOUT_SECONDS if server else 0.0,
     )
+    is_encrypted = tls or any((tls_roots, tls_cert, tls_key))
+    access = _Access(
+        server, api_key, ClientTls(tls_roots, tls_cert, tls_key) if is_encrypted else None
+    )
     with one_line_errors():
-        report = _run(job, server)
+        report = _run(job, access)
     if as_json:
         typer.echo(json.dumps(asdict(report)))
     else:
@@ -124,12 +167,18 @@ def _default_encoding(server: str) -> ImageEncoding:
     return ImageEncoding.JPEG if server else ImageEncoding.RAW_RGB
 
 
-def _run(job: ClipJob, server: str) -> Report:
+def _run(job: ClipJob, access: _Access) -> Report:
     job.check()
+    access.check()
     console = Console(stderr=True)
     with (
-        _service(server, console) as address,
-        Client(address, connect_timeout_seconds=_CONNECT_TIMEOUT_SECONDS) as client,
+        _service(access.server, console) as address,
+        Client(
+            address,
+            connect_timeout_seconds=_CONNECT_TIMEOUT_SECONDS,
+            api_key=access.api_key if access.server else "",
+            tls=access.tls,
+        ) as client,
         _progress(console) as on_progress,
     ):
         return segment_clip(client, job, on_progress=on_progress)

@@ -7,6 +7,7 @@ with Client("127.0.0.1:50051") as client, client.stream() as session:
 
 from segstream.client.asynchronous import AsyncClient, AsyncSession
 from segstream.client.blocking import Client, Session
+from segstream.client.channel import ClientTls
 from segstream.client.messages import (
     ChannelOrder,
     Frame,
@@ -28,6 +29,7 @@ __all__ = [
     "AsyncSession",
     "ChannelOrder",
     "Client",
+    "ClientTls",
     "Frame",
     "FramePolicy",
     "FrameResult",

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self, Unpack, cast
 
 from segstream.client.call import Event, SegmentCall
-from segstream.client.channel import no_service, open_channel
+from segstream.client.channel import ClientTls, key_metadata, no_service, open_channel
 from segstream.client.messages import (
     Frame,
     FrameResult,
@@ -25,13 +25,21 @@ class Client:
     """A connection to a segstream service at ``host:port``; any number of sessions at once.
 
     Several replicas: ``host:port,host:port``. A session whose replica is gone goes on with another
-    one by itself, none of its frames lost, none answered twice.
+    one by itself, none of its frames lost, none answered twice. ``tls`` None: unencrypted.
     """
 
-    def __init__(self, address: str, *, connect_timeout_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        connect_timeout_seconds: float = 10.0,
+        api_key: str = "",
+        tls: ClientTls | None = None,
+    ) -> None:
         self.address = address
         self.connect_timeout_seconds = connect_timeout_seconds
-        self._channel = open_channel(address)
+        self.metadata = key_metadata(api_key)
+        self._channel = open_channel(address, tls)
         # One for all sessions: gRPC crashes when a stub is made over a closed channel.
         self._stub = SegmentationServiceStub(self._channel)
 
@@ -64,7 +72,7 @@ class Session:
     ) -> None:
         self._client = client
         self._stub = stub
-        self._protocol = SessionProtocol(client.address, options)
+        self._protocol = SessionProtocol(client.address, options, client.metadata)
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._num_outstanding = 0
 

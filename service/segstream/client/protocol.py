@@ -82,8 +82,11 @@ class SessionProtocol:
     lock around them.
     """
 
-    def __init__(self, address: str, options: StreamOptions) -> None:
+    def __init__(
+        self, address: str, options: StreamOptions, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         _check_options(options)
+        self._client_metadata = metadata
         self.address = address
         self.options = options
         self.info: SessionInfo | None = None
@@ -101,7 +104,7 @@ class SessionProtocol:
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """The call's headers."""
-        return ((SESSION_ID_HEADER, self._session_id),)
+        return ((SESSION_ID_HEADER, self._session_id), *self._client_metadata)
 
     @property
     def is_resuming(self) -> bool:

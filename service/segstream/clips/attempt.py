@@ -17,7 +17,8 @@ from segstream.clips.library import ClipLibrary
 from segstream.clips.records import Clip, ClipFacts
 from segstream.clips.results import ClipResults
 from segstream.clips.threads import in_threads
-from segstream.errors import ExhaustedError, SegstreamError, UnavailableError
+from segstream.doors.accounts import Account
+from segstream.errors import ExhaustedError, SegstreamError, TooLargeError, UnavailableError
 from segstream.media.images import Image, ImageEncoding
 from segstream.media.label_maps import LabelMapEncoding
 from segstream.streaming import (
@@ -100,6 +101,8 @@ class Attempt:
     async def _open_session(self, stack: AsyncExitStack) -> Session:
         """A session, as soon as there is room for one; it is forgotten with the stack."""
         options = self.clip.submission.options
+        # The key's own, that it may see the session; its quotas are for streams.
+        account = Account(self.clip.submission.key_id)
         config = SessionConfig(
             model=options.model,
             label_map_encoding=LabelMapEncoding.RAW,
@@ -107,7 +110,7 @@ class Attempt:
         )
         while not self._stopping.is_set():
             try:
-                session = await stack.enter_async_context(self._segmenter.open(config))
+                session = await stack.enter_async_context(self._segmenter.open(config, account))
             except (ExhaustedError, UnavailableError):
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
@@ -121,6 +124,7 @@ class Attempt:
         first_frame = max(0, first_new - session.model.memory_length)
         async with decoding(path, self._limits, first_frame=first_frame) as decoder:
             facts = await decoder.facts()
+            await asyncio.to_thread(self._check_minutes, facts, facts.num_frames or 0)
             self._num_frames_before = first_new
             await self._tell(num_frames=facts.num_frames, num_frames_done=first_new)
             frames = self._frames(decoder, facts, first_frame, first_new)
@@ -130,6 +134,23 @@ class Attempt:
         if session.stream.end_reason is not SessionEndReason.CLIENT_CLOSED:
             raise StoppedError
         return facts
+
+    def _check_minutes(self, facts: ClipFacts, num_frames: int) -> None:
+        """Raise TooLargeError if the clip is longer than what the key has left of the day."""
+        submission = self.clip.submission
+        if submission.max_minutes_per_day is None:
+            return
+        left = self._library.usage.seconds_left(
+            submission.key_id, submission.max_minutes_per_day, but=submission.id
+        )
+        seconds = float(num_frames / facts.frames_per_second)
+        if seconds > left:
+            raise TooLargeError(
+                f"clip has {seconds / 60:.2f} minutes or more, but of the "
+                f"{submission.max_minutes_per_day:g} that its API key may have segmented each day "
+                f"(max_clip_minutes_per_day) {max(0.0, left) / 60:.2f} are left",
+                field="clip",
+            )
 
     async def _frames(
         self, decoder: ClipDecoder, facts: ClipFacts, first_frame: int, first_new: int
@@ -195,10 +216,10 @@ class Attempt:
                 await off_loop(writer.add, image, label_map, result.stage_seconds)
                 now = time.monotonic()
                 if self._is_full(writer, now - chunk_began):
-                    await self._commit(writer, now - began)
+                    await self._commit(writer, facts, now - began)
                     chunk_began = now
             if writer.num_frames:
-                await self._commit(writer, time.monotonic() - began)
+                await self._commit(writer, facts, time.monotonic() - began)
         finally:
             await off_loop(writer.close)
 
@@ -206,13 +227,14 @@ class Attempt:
         size = self._chunk_size
         return writer.num_frames >= size.max_frames or seconds >= size.max_seconds
 
-    async def _commit(self, writer: ChunkWriter, elapsed_seconds: float) -> None:
+    async def _commit(self, writer: ChunkWriter, facts: ClipFacts, elapsed_seconds: float) -> None:
         first_frame = self.progress.num_frames_done
         num_frames = first_frame + writer.num_frames
         packed = await self._resources.off_loop(writer.pack)
         if not await asyncio.to_thread(self._chunks.add, first_frame, packed):
             self.is_lost = True
             raise StoppedError
+        await asyncio.to_thread(self._charge, facts, num_frames)
         num_frames_here = num_frames - self._num_frames_before
         await self._tell(
             num_frames_done=num_frames,
@@ -220,6 +242,12 @@ class Attempt:
             last_error="",
             frames_per_second=num_frames_here / max(elapsed_seconds, 1e-6),
         )
+
+    def _charge(self, facts: ClipFacts, num_frames: int) -> None:
+        """Count what is done, and see whether it is too much: a clip may state less than it has."""
+        seconds = float(num_frames / facts.frames_per_second)
+        self._library.usage.charge(self.clip.submission, seconds)
+        self._check_minutes(facts, num_frames)
 
     async def _tell(self, **values: object) -> None:
         self.progress = self.progress.model_copy(update=values)

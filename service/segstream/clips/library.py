@@ -23,6 +23,7 @@ from segstream.clips.records import (
     Submission,
 )
 from segstream.clips.storage import ClipStorage
+from segstream.clips.usage import ClipUsage
 from segstream.errors import AlreadyExistsError, NotFoundError, SegstreamError
 
 _R = TypeVar("_R", bound=BaseModel)
@@ -39,6 +40,7 @@ class ClipLibrary:
 
     def __init__(self, storage: ClipStorage, *, ttl_seconds: float) -> None:
         self.storage = storage
+        self.usage = ClipUsage(storage)
         self._ttl_seconds = ttl_seconds
 
     def path(self, clip_id: str, *names: str) -> str:
@@ -83,6 +85,13 @@ class ClipLibrary:
             self.storage.remove(_key_path(key_digest))
             return None
 
+    def get_own(self, clip_id: str, key_id: str) -> Clip:
+        """A clip that belongs to an API key. Raises NotFoundError for those of others as well."""
+        clip = self.get(clip_id)
+        if clip.submission.key_id != key_id:
+            raise _no_clip(clip_id)
+        return clip
+
     def get(self, clip_id: str) -> Clip:
         """Raises NotFoundError."""
         submission = self._read(self.path(clip_id, "submission.json"), Submission)
@@ -97,11 +106,21 @@ class ClipLibrary:
         """Oldest first."""
         return [name for name in self.storage.names(_CLIPS) if _CLIP_ID.fullmatch(name)]
 
-    def page(self, *, limit: int, before: str = "") -> tuple[list[Clip], str | None]:
-        """Newest first, of those older than ``before``; and where the next page goes on."""
-        ids = [clip_id for clip_id in reversed(self.ids()) if not before or clip_id < before]
-        clips = [clip for clip_id in ids[:limit] if (clip := self._get_if_there(clip_id))]
-        return clips, ids[limit - 1] if len(ids) > limit else None
+    def page(
+        self, *, limit: int, before: str = "", key_id: str = ""
+    ) -> tuple[list[Clip], str | None]:
+        """Those of a key, newest first, older than ``before``; and where the next page goes on."""
+        clips: list[Clip] = []
+        for clip_id in reversed(self.ids()):
+            if before and clip_id >= before:
+                continue
+            clip = self._get_if_there(clip_id)
+            if clip is None or clip.submission.key_id != key_id:
+                continue
+            if len(clips) == limit:
+                return clips, clips[-1].id
+            clips.append(clip)
+        return clips, None
 
     def unfinished(self) -> list[Clip]:
         """Clips whose job is not over, oldest first."""
@@ -148,6 +167,7 @@ class ClipLibrary:
 
     def tidy(self) -> int:
         """Remove what is past its time; the number of clips removed."""
+        self.usage.tidy()
         now = time.time()
         num_removed = 0
         for clip_id in self.ids():
@@ -181,9 +201,9 @@ class ClipLibrary:
             raise NotFoundError(f"the record {path} is damaged", field="clip_id") from error
 
 
-def digest_of_key(key: str) -> str:
-    """How an idempotency key is stored."""
-    return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+def digest_of_key(key: str, key_id: str = "") -> str:
+    """How an idempotency key is stored; those of different API keys never meet."""
+    return hashlib.blake2b(key.encode(), key=key_id.encode(), digest_size=16).hexdigest()
 
 
 def check_same(earlier: Submission, submission: Submission) -> None:

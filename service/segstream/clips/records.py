@@ -36,7 +36,11 @@ class ClipOptions(_Record):
 
 
 class Submission(_Record):
-    """What was handed in, and when; never changes. ``digest``: BLAKE2b-128 of the clip's bytes."""
+    """What was handed in, and when; never changes. ``digest``: BLAKE2b-128 of the clip's bytes.
+
+    ``key_id``: the API key that it belongs to; empty: none was asked for. ``max_minutes_per_day``
+    is what that key may have segmented.
+    """
 
     id: str
     options: ClipOptions
@@ -44,6 +48,8 @@ class Submission(_Record):
     digest: str
     submitted_at: float
     key_digest: str = ""
+    key_id: str = ""
+    max_minutes_per_day: float | None = None
 
 
 class Progress(_Record):

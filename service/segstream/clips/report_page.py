@@ -32,11 +32,12 @@ class Tick:
     text: str
 
 
-def report_page(report: ClipReport) -> str:
-    """HTML. The clip's own words, such as its name, are escaped."""
+def report_page(report: ClipReport, video: str = "overlay") -> str:
+    """HTML, with the overlay at ``video``. The clip's own words, as its name, are escaped."""
     seen = sorted((each for each in report.classes if each.share > 0), key=lambda each: -each.share)
     return _template().render(
         report=report,
+        video=video,
         seen=seen,
         areas=share_areas(report),
         line=consistency_line(report.consistencies),

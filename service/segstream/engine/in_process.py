@@ -102,6 +102,7 @@ class InProcessEngine:
             self._changed.notify()
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
+        self._executors.clear()  # whoever still holds the engine need not hold the packed weights
 
     def _run(self) -> None:
         while batch := self._take_batch():

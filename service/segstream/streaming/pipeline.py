@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from segstream.streaming.messages import Frame, FrameResult, SessionEndReason
+from segstream.streaming.messages import Frame, FrameResult, SessionEndReason, Skipped
 from segstream.streaming.session import FrameInWork, Session, SessionOverError
 from segstream.wire import FramePolicy
 
@@ -20,11 +20,13 @@ class Pipeline:
 
     A reader begins frames, an advancer takes them through the engine one by one, and whoever
     iterates gets them finished. Each hands on through a queue of ``max_pending_frames``; when the
-    last one is full nobody reads from the wire any more, and the client is held back.
+    last one is full nobody reads from the wire any more, and the client is held back. A key that
+    has had its frames for the moment is held back in the same way.
     """
 
     def __init__(self, session: Session, *, max_pending_frames: int, idle_seconds: float) -> None:
         self._session = session
+        self._account = session.account
         self._stream = session.stream
         self._idle_seconds = idle_seconds
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -148,8 +150,11 @@ class Pipeline:
     async def _advance(self) -> None:
         try:
             while isinstance(work := await self._begun.get(), FrameInWork):
+                await self._account.wait_for_frame()
                 self._num_begun -= 1
                 await self._session.advance(work, is_superseded=self._num_begun > 0)
+                if not (isinstance(work.outcome, Skipped) and not work.outcome.is_memorised):
+                    self._account.frames.spend()
                 finishing = self._watch(asyncio.create_task(self._session.finish(work)))
                 await self._advanced.put(finishing)
         except Exception as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from segstream.doors.accounts import Account, key_id_of
 from segstream.engine import ModelInfo
 from segstream.errors import (
     AlreadyExistsError,
@@ -56,7 +57,11 @@ class StreamLimits:
 
 
 class Segmenter:
-    """Admits sessions while it is not stopping, and holds them until they end or move on."""
+    """Admits sessions while it is not stopping, and holds them until they end or move on.
+
+    Each key sees its own sessions only, and names them as it likes. An ``account`` that is left out
+    is that of nobody's sessions, without quotas.
+    """
 
     def __init__(self, resources: Resources, limits: StreamLimits, default_model: str) -> None:
         self._resources = resources
@@ -97,24 +102,29 @@ class Segmenter:
         return sum(session.memory.num_bytes_on(tier) for session in self._sessions.values())
 
     @asynccontextmanager
-    async def open(self, config: SessionConfig) -> AsyncIterator[Session]:
+    async def open(
+        self, config: SessionConfig, account: Account | None = None
+    ) -> AsyncIterator[Session]:
         """A session for the time of a stream; what becomes of it then its ``end_reason`` says.
 
         Raises NotFoundError for an unknown model, AlreadyExistsError for an id in use,
-        ExhaustedError when there are too many sessions, InvalidInputError for a resume under other
-        conditions, UnavailableError while stopping.
+        ExhaustedError when there are too many sessions, here or of the account, InvalidInputError
+        for a resume under other conditions, UnavailableError while stopping.
         """
+        account = account or Account()
         model = self._check(config)
-        self._begin_stream()
+        if not self._is_takeover(config, account):
+            account.check_sessions()
+        self._begin_stream(account)
         try:
-            session = await self._admit(config, model)
+            session = await self._admit(config, model, account)
         except BaseException:
-            self._end_stream()
+            self._end_stream(account)
             raise
         stream = session.stream
         if self._is_stopping:  # since it was checked
             stream.end(SessionEndReason.SHUTDOWN)
-        log = _log.bind(session_id=session.id, model=model.name, epoch=session.lease.epoch)
+        log = _log.bind(session_id=session.name, model=model.name, epoch=session.lease.epoch)
         log.info("stream began", origin=session.origin.value)
         try:
             yield session
@@ -141,10 +151,11 @@ class Segmenter:
     @asynccontextmanager
     async def open_alone(self, config: SessionConfig) -> AsyncIterator[Session]:
         """A memoryless session for images that stand alone; not listed. Raises as ``open``."""
+        account = Account()
         model = self._check(config)
-        self._begin_stream()
+        self._begin_stream(account)
         config = replace(config, is_memoryless=True)
-        session = Session(Lease.unshared(), config, model, self._resources)
+        session = Session(Lease.unshared(), config, model, self._resources, account=account)
         try:
             yield session
         finally:
@@ -195,17 +206,23 @@ class Segmenter:
             )
         return name
 
-    def statuses(self) -> list[SessionStatus]:
-        """All sessions that are held here."""
-        return [session.status() for session in self._sessions.values()]
+    def statuses(self, account: Account | None = None) -> list[SessionStatus]:
+        """All sessions of the account that are held here."""
+        return [session.status() for session in self._sessions_of(account or Account())]
 
-    def status(self, session_id: str) -> SessionStatus:
+    def status(self, session_id: str, account: Account | None = None) -> SessionStatus:
         """One of them. Raises NotFoundError."""
-        return self._find(session_id).status()
+        return self._find(session_id, account or Account()).status()
 
-    async def close(self, session_id: str) -> None:
+    async def close(self, session_id: str, account: Account | None = None) -> None:
         """End a session for good, stream or no stream. Raises NotFoundError."""
-        session = self._find(session_id)
+        await self._close(self._find(session_id, account or Account()))
+
+    async def close_all(self, account: Account) -> None:
+        """End all sessions of an account for good."""
+        await asyncio.gather(*map(self._close, self._sessions_of(account)))
+
+    async def _close(self, session: Session) -> None:
         while session.is_streaming:
             stream = session.stream
             stream.end(SessionEndReason.CLOSED)
@@ -259,91 +276,105 @@ class Segmenter:
             )
         return self.models[name]
 
-    async def _admit(self, config: SessionConfig, model: ModelInfo) -> Session:
-        session_id = config.session_id or uuid.uuid4().hex
-        if session_id in self._opening:
-            raise _in_use(session_id)
-        self._opening.add(session_id)
+    def _is_takeover(self, config: SessionConfig, account: Account) -> bool:
+        """Whether the stream takes the place of one that counts still."""
+        held = self._sessions.get(account.scoped(config.session_id))
+        return held is not None and held.is_streaming and config.resume_from is not None
+
+    async def _admit(self, config: SessionConfig, model: ModelInfo, account: Account) -> Session:
+        name = account.scoped(config.session_id or uuid.uuid4().hex)
+        if name in self._opening:
+            raise _in_use(config.session_id)
+        self._opening.add(name)
         try:
-            held = await self._release_held(session_id, config)
+            held = await self._release_held(name, config)
             if held is not None:
                 _check_same(held, config, model)
                 held.origin = SessionOrigin.RESUMED
                 held.attach(config)
                 return held
-            session = await self._open_here(session_id, config, model)
+            session = await self._open_here(name, config, model, account)
         finally:
-            self._opening.remove(session_id)
-        self._sessions[session_id] = session
+            self._opening.remove(name)
+        self._sessions[name] = session
         return session
 
-    async def _release_held(self, session_id: str, config: SessionConfig) -> Session | None:
-        """The session of this id, parked, if it is here and to be gone on with."""
-        held = self._sessions.get(session_id)
+    async def _release_held(self, name: str, config: SessionConfig) -> Session | None:
+        """The session of this name, parked, if it is here and to be gone on with."""
+        held = self._sessions.get(name)
         if held is None:
             return None
         if held.is_streaming:
             if config.resume_from is None:
-                raise _in_use(session_id)
+                raise _in_use(held.id)
             held.stream.end(SessionEndReason.REPLACED)
             try:
                 async with asyncio.timeout(_TAKE_OVER_SECONDS):
                     await held.stream.is_over.wait()
             except TimeoutError as error:
                 raise UnavailableError(
-                    f"session_id {session_id!r} is still busy with the stream before; try again",
+                    f"session_id {held.id!r} is still busy with the stream before; try again",
                     field="config.session_id",
                 ) from error
         if config.resume_from is None:
             await self._forget(held, SessionEndReason.REPLACED)
-        return self._sessions.get(session_id)
+        return self._sessions.get(name)
 
-    async def _open_here(self, session_id: str, config: SessionConfig, model: ModelInfo) -> Session:
+    async def _open_here(
+        self, name: str, config: SessionConfig, model: ModelInfo, account: Account
+    ) -> Session:
         """A session that was not here: from what other replicas left of it, or anew."""
         spill_tier = self._resources.spill_tier
-        lease = await spill_tier.claim(session_id)
+        lease = await spill_tier.claim(name)
         recalled = Recalled()
         try:
             if config.resume_from is not None and not config.is_memoryless:
                 recalled = await recall(spill_tier, lease, model, config.resume_from)
             elif config.session_id:
                 await spill_tier.forget(lease)
-                lease = await spill_tier.claim(session_id)
+                lease = await spill_tier.claim(name)
         except BaseException:
             self._spawn(spill_tier.release(lease))
             raise
-        return Session(lease, config, model, self._resources, recalled=recalled)
+        return Session(lease, config, model, self._resources, recalled=recalled, account=account)
 
     async def _close_stream(self, session: Session, stream: Stream) -> None:
         try:
             await self.leave(session, stream)
         finally:
-            self._end_stream()
-            self._trim_parked()
+            self._end_stream(session.account)
+            self._trim_parked(session.account)
 
     async def _close_alone(self, session: Session) -> None:
         try:
             await session.settle()
             await session.memory.drop()
         finally:
-            self._end_stream()
+            self._end_stream(session.account)
 
-    def _begin_stream(self) -> None:
+    def _begin_stream(self, account: Account) -> None:
         self._num_streams += 1
+        account.num_streams += 1
         self._is_quiet.clear()
 
-    def _end_stream(self) -> None:
+    def _end_stream(self, account: Account) -> None:
         self._num_streams -= 1
+        account.num_streams -= 1
         if not self._num_streams:
             self._is_quiet.set()
 
-    def _trim_parked(self) -> None:
+    def _trim_parked(self, account: Account) -> None:
         """Parked sessions are bounded too; those longest parked go first."""
-        parked = [session for session in self._sessions.values() if not session.is_streaming]
-        parked.sort(key=lambda session: session.heard_at)
-        num_surplus = len(parked) - _PARKED_PER_STREAM * self.limits.max_sessions
-        for session in parked[: max(0, num_surplus)]:
-            self._spawn(self._forget(session, SessionEndReason.EXPIRED))
+        bounds = [(list(self._sessions.values()), self.limits.max_sessions)]
+        if account.limits.max_sessions is not None:
+            # First: no key may push out the parked sessions of others.
+            bounds.insert(0, (self._sessions_of(account), account.limits.max_sessions))
+        for sessions, max_sessions in bounds:
+            parked = [session for session in sessions if not session.is_streaming]
+            parked.sort(key=lambda session: session.heard_at)
+            num_surplus = len(parked) - _PARKED_PER_STREAM * max_sessions
+            for session in parked[: max(0, num_surplus)]:
+                self._spawn(self._forget(session, SessionEndReason.EXPIRED))
 
     async def _forget(self, session: Session, reason: SessionEndReason) -> None:
         """The session is over: here, and everywhere unless another replica has it now."""
@@ -365,18 +396,18 @@ class Segmenter:
 
     def _take_out(self, session: Session) -> bool:
         """False where it is not held any more; its id may be another session's by now."""
-        if self._sessions.get(session.id) is not session:
+        if self._sessions.get(session.name) is not session:
             return False
-        del self._sessions[session.id]
+        del self._sessions[session.name]
         return True
 
     def _account(self, session: Session, reason: SessionEndReason) -> None:
         self._resources.metrics.session_ended(reason.value)
-        _log.info("session ended", session_id=session.id, reason=reason.value)
+        _log.info("session ended", session_id=session.name, reason=reason.value)
 
-    def _lost(self, session_id: str) -> None:
+    def _lost(self, name: str) -> None:
         """Another replica has taken the session over."""
-        session = self._sessions.get(session_id)
+        session = self._sessions.get(name)
         if session is None:
             return
         if session.is_streaming:
@@ -384,8 +415,11 @@ class Segmenter:
         else:
             self._spawn(self._forget(session, SessionEndReason.REPLACED))
 
-    def _find(self, session_id: str) -> Session:
-        session = self._sessions.get(session_id)
+    def _sessions_of(self, account: Account) -> list[Session]:
+        return [each for name, each in self._sessions.items() if key_id_of(name) == account.key_id]
+
+    def _find(self, session_id: str, account: Account) -> Session:
+        session = self._sessions.get(account.scoped(session_id))
         if session is None:
             raise NotFoundError(
                 f"session_id {session_id!r} is not held by this replica; "

@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 
+from segstream.doors.accounts import Account, session_id_of
 from segstream.engine import ModelInfo, Step, StepResult
 from segstream.errors import (
     EngineError,
@@ -70,7 +71,8 @@ class Session:
 
     Only ``advance`` touches the memory, one frame at a time; the codecs' work on the frames before
     and after it may overlap. A frame that fails leaves the session as it was. One stream at a time
-    is attached; between streams the session is parked.
+    is attached; between streams the session is parked. ``id`` is what its client calls it, ``name``
+    what it is called here, where other keys' sessions may have the same id.
     """
 
     def __init__(
@@ -81,9 +83,12 @@ class Session:
         resources: Resources,
         *,
         recalled: Recalled | None = None,
+        account: Account | None = None,
     ) -> None:
         recalled = recalled or Recalled()
-        self.id = lease.session_id
+        self.name = lease.session_id
+        self.id = session_id_of(self.name)
+        self.account = account or Account()
         self.lease = lease
         self.model = model
         self.origin = recalled.origin

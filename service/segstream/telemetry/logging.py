@@ -6,7 +6,16 @@ from typing import Literal
 
 import structlog
 
+from segstream.doors.redaction import redacted
+
 LogFormat = Literal["console", "json"]
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """Keeps out of the log what libraries write of requests at level debug."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
 
 
 def configure_logging(log_format: LogFormat, level: str) -> None:
@@ -31,7 +40,7 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
         shared.pop()  # the console renderer prints tracebacks itself
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        _Formatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
             foreign_pre_chain=shared,
         )

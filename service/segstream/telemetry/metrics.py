@@ -84,6 +84,19 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._refused = Counter(
+            "segstream_refused_total",
+            "What was turned away at the door, by wire and reason.",
+            ["wire", "reason"],
+            registry=self.registry,
+        )
+        self._quotas_reached = Counter(
+            "segstream_quotas_reached_total",
+            "Sessions, frames and clips that a key's quota held back or refused.",
+            ["quota"],
+            registry=self.registry,
+        )
+
     def gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """Show ``segstream_<name>`` as ``value()`` at the time of each scrape."""
         Gauge(f"segstream_{name}", help_text, registry=self.registry).set_function(value)
@@ -130,3 +143,11 @@ class Metrics:
     def clip_ended(self, outcome: str) -> None:
         """The job of one clip ended."""
         self._clips_ended.labels(outcome).inc()
+
+    def refused(self, wire: str, reason: str) -> None:
+        """Somebody was not let in."""
+        self._refused.labels(wire, reason).inc()
+
+    def quota_reached(self, quota: str) -> None:
+        """A key has used up what it may have."""
+        self._quotas_reached.labels(quota).inc()

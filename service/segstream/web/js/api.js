@@ -1,5 +1,7 @@
 /** The service's HTTP API. */
 
+import { askForKey, keyHeaders, storedKey } from "./api_key.js";
+
 export class ApiError extends Error {
   constructor(message, status) {
     super(message);
@@ -33,14 +35,24 @@ export async function postFile(path, file) {
 }
 
 async function request(path, options = {}) {
-  let response;
-  try {
-    response = await fetch(path, { cache: "no-store", ...options });
-  } catch {
-    throw new ApiError("The service cannot be reached.", 0);
+  let key = storedKey();
+  let response = await send(path, options, key);
+  while (response.status === 401) {
+    await askForKey(key, await detailOf(response));
+    key = storedKey();
+    response = await send(path, options, key);
   }
   if (!response.ok) throw new ApiError(await detailOf(response), response.status);
   return response;
+}
+
+async function send(path, options, key) {
+  const headers = { ...options.headers, ...keyHeaders(key) };
+  try {
+    return await fetch(path, { cache: "no-store", ...options, headers });
+  } catch {
+    throw new ApiError("The service cannot be reached.", 0);
+  }
 }
 
 async function detailOf(response) {

@@ -1,6 +1,7 @@
 /** Puts the page together. */
 
 import { isReady } from "./api.js";
+import { offerForgetting } from "./api_key.js";
 import { byId } from "./dom.js";
 import { acceptFiles } from "./drop_zone.js";
 import { JobsPanel } from "./jobs_panel.js";
@@ -85,4 +86,5 @@ setInterval(() => {
   for (const pane of player.panes) pane.describe();
   if (player.panes.length) legend.tell(player.panes[0].view.shares);
 }, DESCRIPTION_MS);
+offerForgetting();
 poller.now();

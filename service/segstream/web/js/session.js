@@ -1,5 +1,6 @@
 /** One session over the WebSocket, which goes on when its socket breaks. */
 
+import { keyProtocols } from "./api_key.js";
 import { packFrame, unpack } from "./messages.js";
 
 const RESUMABLE_ENDS = ["SESSION_END_REASON_SHUTDOWN", "SESSION_END_REASON_IDLE"];
@@ -77,7 +78,7 @@ export class Session {
 
   #connect() {
     return new Promise((resolve, reject) => {
-      const socket = new WebSocket(this.#url);
+      const socket = new WebSocket(this.#url, keyProtocols());
       socket.binaryType = "arraybuffer";
       let error = new SessionError("The service cannot be reached.", { canRetry: true });
       socket.onopen = () => socket.send(JSON.stringify({ config: this.#configNow() }));
