@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 from fastapi import FastAPI, Response, WebSocket, WebSocketDisconnect
+from starlette.types import Receive, Scope, Send
 
 from segstream.api.grpc_messages import (
     config_from_pb,
@@ -77,10 +78,17 @@ def refuse_other_upgrades(app: FastAPI) -> None:
         response.headers.update({"Connection": "Upgrade", "Upgrade": "websocket"})
         return response
 
-    @app.websocket("/{path:path}")
-    async def no_stream(socket: WebSocket) -> None:
-        detail = f"there is no WebSocket at {socket.url.path!r}; it is at /v1/stream"
+    not_found = app.router.default
+
+    async def no_stream(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await not_found(scope, receive, send)
+            return
+        detail = f"there is no WebSocket at {scope['path']!r}; it is at /v1/stream"
+        socket = WebSocket(scope, receive, send)
         await socket.send_denial_response(problem(HTTPStatus.NOT_FOUND, detail))
+
+    app.router.default = no_stream
 
 
 class _Conversation:
