@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 BIKES := demo/bikes.mp4
 export CLIP ?= $(firstword $(wildcard ../shared/clips/camvid_val_480x360_15fps.mp4) $(BIKES))
 
-.PHONY: help demo test browser lint types format proto baseline bench clean
+.PHONY: help demo test browser prometheus dashboard lint types format proto baseline bench clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -50,6 +50,15 @@ browser: ## Install Chromium for the tests of the web page, where apt and root a
 	  && apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } \
 	  || echo "Chromium cannot be installed here: the tests of the web page will be skipped" >&2
 
+prometheus: ## Install Prometheus and Alertmanager for their tests, where apt and root are at hand
+	@{ command -v prometheus && command -v promtool && command -v amtool; } >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	  && apt-get install -qq -y --no-install-recommends prometheus prometheus-alertmanager >/dev/null; } \
+	  || echo "Prometheus cannot be installed here: the tests of alerts and panels will be skipped" >&2
+
+dashboard: $(INSTALLED) ## Write the Grafana dashboard from its table
+	$(BIN)/python deploy/grafana/generate.py
+
 lint: $(INSTALLED) ## Check format, lint, import layers and the proto
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -78,6 +87,7 @@ bench: $(INSTALLED) ## Print the performance figures of the README
 	$(BIN)/python benchmarks/triton.py
 	$(BIN)/python benchmarks/handoff.py
 	$(BIN)/python benchmarks/spill.py
+	$(BIN)/python benchmarks/encodings.py
 	$(BIN)/python benchmarks/soak.py --plot docs/images/soak.png
 	$(BIN)/segstream bench attention --plot docs/images/attention.png
 	$(BIN)/python benchmarks/install.py

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
 ROOT = Path("service", "segstream")
@@ -105,6 +106,26 @@ class BuildKernels(build_ext):
         _run_all([[*compiler, "-shared", *openmp, *map(str, commands), "-o", str(target)]])
 
 
+class BuildPackage(build_py):
+    """Records in a wheel which commit it was built from."""
+
+    def run(self) -> None:
+        super().run()
+        # A source tree that is used in place moves on.
+        if not self.editable_mode and (revision := _revision()):
+            Path(self.build_lib, "segstream", "revision.txt").write_text(f"{revision}\n")
+
+
+def _revision() -> str:
+    """As SEGSTREAM_REVISION says, for builds without git, else the commit checked out."""
+    if told := os.environ.get("SEGSTREAM_REVISION"):
+        return told
+    if shutil.which("git") is None or not Path(".git").exists():
+        return ""
+    command = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def _build_cuda_kernels(directory: Path, warn: Callable[[str], None]) -> None:
     """Prebuild the CUDA kernels where nvcc is; elsewhere they are compiled at first use."""
     spec = spec_from_file_location("cuda_build", ROOT / "attention" / "cuda" / "build.py")
@@ -144,5 +165,5 @@ def _run_all(commands: list[list[str]]) -> None:
 
 setup(
     ext_modules=[library.extension for library in LIBRARIES],
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_ext": BuildKernels, "build_py": BuildPackage},
 )

@@ -6,6 +6,7 @@ import re
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -16,6 +17,7 @@ from segstream.checkpoints import DEFAULT
 _MIB = 1024 * 1024
 # gRPC counts the bytes of a message in a signed 32-bit integer.
 _MAX_GRPC_BYTES = 2**31 - 1
+_TRACES_PATH = "/v1/traces"
 _ORIGIN = re.compile(r"https?://[^/?#\s]+", re.IGNORECASE)
 _HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
@@ -169,6 +171,31 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least serious lines that the log holds."
     )
+    temporal_consistency: Literal["on", "off"] = Field(
+        "on", description="Measure how many pixels keep their label from frame to frame."
+    )
+    otlp_endpoint: str | None = Field(
+        default_factory=lambda: _otlp_endpoint(),
+        validate_default=True,
+        pattern=r"^https?://[^\s]+$",
+        description="Where traces go, by OTLP over HTTP: http://collector:4318, or a whole URL. "
+        "Without it nothing is traced. Default: as OTEL_EXPORTER_OTLP_ENDPOINT says.",
+    )
+    trace_ratio: float = Field(
+        default_factory=lambda: _trace_ratio(),
+        ge=0,
+        le=1,
+        validate_default=True,
+        description="The part of the traces that begin here which is recorded; one that began "
+        "elsewhere is recorded if it is there. Default: as OTEL_TRACES_SAMPLER says, else 0.1.",
+    )
+    max_traced_frames_per_second: float = Field(
+        1.0, gt=0, description="Of a stream that is recorded, so many frames are."
+    )
+    trace_service_name: str = Field(
+        default_factory=lambda: os.environ.get("OTEL_SERVICE_NAME") or "segstream",
+        description="How traces name the service. Default: OTEL_SERVICE_NAME, else segstream.",
+    )
     ready_file: Path | None = Field(
         None, description="Written with the bound addresses once the service is ready."
     )
@@ -180,6 +207,12 @@ class Settings(BaseSettings):
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is not an origin, such as https://example.org:8443")
         return [origin.lower() for origin in origins]
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _whole_url(cls, endpoint: str | None) -> str | None:
+        is_base = endpoint is not None and not urlsplit(endpoint).path.strip("/")
+        return f"{str(endpoint).rstrip('/')}{_TRACES_PATH}" if is_base else endpoint
 
     @model_validator(mode="after")
     def _triton_can_reach_the_pages(self) -> Self:
@@ -215,3 +248,23 @@ class Settings(BaseSettings):
         if value.lstrip().startswith("["):
             return json.loads(value)
         return [name for part in value.split(",") if (name := part.strip())]
+
+
+def _otlp_endpoint() -> str | None:
+    """As OpenTelemetry's environment has it. The SDK reads what else it holds (OTEL_BSP_*, ...)."""
+    environment = os.environ
+    is_off = environment.get("OTEL_TRACES_EXPORTER") == "none"
+    if is_off or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    if whole := environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        return whole
+    base = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    return f"{base.rstrip('/')}{_TRACES_PATH}" if base else None
+
+
+def _trace_ratio() -> Any:
+    sampler = os.environ.get("OTEL_TRACES_SAMPLER", "").removeprefix("parentbased_")
+    ratios = {"always_on": 1.0, "always_off": 0.0}
+    if sampler == "traceidratio":
+        return os.environ.get("OTEL_TRACES_SAMPLER_ARG") or 1.0
+    return ratios.get(sampler, 0.1)

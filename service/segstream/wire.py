@@ -1,5 +1,6 @@
 """What both ends of the gRPC wire agree on: enumerations, statuses, the rule of session ids."""
 
+import math
 import re
 from collections.abc import Mapping
 from enum import StrEnum
@@ -29,10 +30,12 @@ MAX_SESSION_ID_LENGTH: Final = 128
 RETRY_HINT: Final = "grpc-retry-pushback-ms"
 """Trailing metadata by which gRPC servers tell clients when to retry (gRFC A6)."""
 
+DEFAULT_OVERLAY_OPACITY: Final = 0.55
+DEFAULT_OVERLAY_QUALITY: Final = 80
+
 # One less than the wire could carry, for the index after it must fit as well.
 MAX_FRAME_INDEX: Final = 2**64 - 2
 _SESSION_ID = re.compile(r"[A-Za-z0-9._:-]*")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class SessionEndReason(StrEnum):
@@ -86,6 +89,9 @@ LABEL_MAP_ENCODINGS: Final = {
     LabelMapEncoding.PNG: pb.LABEL_MAP_ENCODING_PNG,
     LabelMapEncoding.ZSTD: pb.LABEL_MAP_ENCODING_ZSTD,
     LabelMapEncoding.RAW: pb.LABEL_MAP_ENCODING_RAW,
+    LabelMapEncoding.COCO_RLE: pb.LABEL_MAP_ENCODING_COCO_RLE,
+    LabelMapEncoding.DELTA: pb.LABEL_MAP_ENCODING_DELTA,
+    LabelMapEncoding.OVERLAY_JPEG: pb.LABEL_MAP_ENCODING_OVERLAY_JPEG,
 }
 ID_SPACES: Final = {
     IdSpace.TRAIN_ID: pb.ID_SPACE_TRAIN_ID,
@@ -149,6 +155,13 @@ def error_type_of(status: grpc.StatusCode) -> type[SegstreamError]:
     return _ERROR_TYPES.get(status, EngineError)
 
 
+def check_range(field: str, value: float, least: float, most: float) -> None:
+    """Raise InvalidInputError unless ``value`` is in ``least .. most``; infinity is no bound."""
+    if not least <= value <= most:
+        bound = f"from {least} to {most}" if most < math.inf else f"{least} or more"
+        raise InvalidInputError(f"{field} is {value}; it must be {bound}", field=field)
+
+
 def check_session_id(session_id: str, field: str) -> None:
     """Raise InvalidInputError unless a session may be named so; empty: the service chooses."""
     if len(session_id) > MAX_SESSION_ID_LENGTH:
@@ -162,8 +175,3 @@ def check_session_id(session_id: str, field: str) -> None:
         raise InvalidInputError(
             f"{field} {session_id!r} may hold only letters, digits and . _ : -", field=field
         )
-
-
-def valid_traceparent(text: str) -> str:
-    """``text`` if it is a ``traceparent`` of W3C Trace Context, else empty: to be ignored."""
-    return text if _TRACEPARENT.fullmatch(text) else ""

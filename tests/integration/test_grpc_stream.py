@@ -26,6 +26,8 @@ ENCODINGS = {
     pb.LABEL_MAP_ENCODING_PNG: LabelMapEncoding.PNG,
     pb.LABEL_MAP_ENCODING_ZSTD: LabelMapEncoding.ZSTD,
     pb.LABEL_MAP_ENCODING_RAW: LabelMapEncoding.RAW,
+    pb.LABEL_MAP_ENCODING_COCO_RLE: LabelMapEncoding.COCO_RLE,
+    pb.LABEL_MAP_ENCODING_DELTA: LabelMapEncoding.DELTA,
 }
 STAGES = (
     "queue",

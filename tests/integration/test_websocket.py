@@ -301,7 +301,7 @@ async def test_a_client_that_stops_reading_is_given_up(
         await call.open(label_map_encoding="LABEL_MAP_ENCODING_RAW", max_working_height=16)
         sending = asyncio.create_task(send_for_ever(call, large))
         await service.wait_for_metric("segstream_streams_ended_total", 1, reason="idle")
-        assert await service.metric("segstream_sessions_parked") == 1
+        await service.wait_for_metric("segstream_sessions_parked", 1)
         with pytest.raises(ConnectionClosed):
             await asyncio.wait_for(sending, TIMEOUT_SECONDS)
 

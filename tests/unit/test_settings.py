@@ -10,7 +10,7 @@ from segstream.settings import Settings
 @pytest.fixture(autouse=True)
 def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
-        if name.upper().startswith("SEGSTREAM_"):
+        if name.upper().startswith(("SEGSTREAM_", "OTEL_")):
             monkeypatch.delenv(name)
 
 
@@ -155,3 +155,63 @@ def test_half_of_tls_is_refused(files: dict[str, str], told: str) -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         settings().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("environment", "endpoint"),
+    [
+        ({}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, "http://c:4318/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c/otlp/"}, "http://c/otlp/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://c/in"}, "https://c/in"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "SEGSTREAM_OTLP_ENDPOINT": "http://d"},
+            "http://d/v1/traces",
+        ),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_SDK_DISABLED": "true"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_TRACES_EXPORTER": "none"}, None),
+    ],
+)
+def test_traces_go_where_the_environment_of_opentelemetry_says(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], endpoint: str | None
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert settings().otlp_endpoint == endpoint
+
+
+@pytest.mark.parametrize(
+    ("sampler", "argument", "ratio"),
+    [
+        ("", "", 0.1),
+        ("parentbased_traceidratio", "0.25", 0.25),
+        ("traceidratio", "", 1.0),
+        ("parentbased_always_on", "", 1.0),
+        ("always_off", "", 0.0),
+    ],
+)
+def test_the_part_that_is_traced_is_what_the_environment_of_opentelemetry_says(
+    monkeypatch: pytest.MonkeyPatch, sampler: str, argument: str, ratio: float
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
+    assert settings().trace_ratio == ratio
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "otlp_endpoint"),
+        ("OTEL_TRACES_SAMPLER_ARG", "2", "trace_ratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "many", "trace_ratio"),
+    ],
+)
+def test_a_fault_in_the_environment_of_opentelemetry_is_told(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, field: str
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "1")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError) as error:
+        settings()
+    assert error.value.errors()[0]["loc"] == (field,)

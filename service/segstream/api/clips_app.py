@@ -24,6 +24,7 @@ from segstream.doors.accounts import Account
 from segstream.doors.key_ring import KeyRing
 from segstream.errors import ExhaustedError
 from segstream.streaming import Segmenter
+from segstream.trace_context import current_headers
 
 _POLL_SECONDS = 0.4
 _KEEPALIVE_SECONDS = 15.0
@@ -156,6 +157,7 @@ def _submission(
         key_digest=key_digest,
         key_id=account.key_id,
         max_minutes_per_day=account.limits.max_clip_minutes_per_day,
+        trace=current_headers(),
     )
 
 

@@ -20,6 +20,8 @@ from segstream.streaming import (
 )
 from segstream.v1 import segmentation_pb2 as pb
 from segstream.wire import (
+    DEFAULT_OVERLAY_OPACITY,
+    DEFAULT_OVERLAY_QUALITY,
     FRAME_POLICIES,
     ID_SPACES,
     IMAGE_ENCODINGS,
@@ -32,7 +34,6 @@ from segstream.wire import (
     SessionEndReason,
     inverted,
     status_of,
-    valid_traceparent,
 )
 
 _K = TypeVar("_K", bound=int)
@@ -54,11 +55,8 @@ _TIERS = {
 }
 
 
-def config_from_pb(request: pb.StreamSegmentRequest | None, traceparent: str = "") -> SessionConfig:
-    """The first message of a stream, whose call belongs to the W3C trace ``traceparent``.
-
-    Raises InvalidInputError when it is not a SessionConfig.
-    """
+def config_from_pb(request: pb.StreamSegmentRequest | None) -> SessionConfig:
+    """The first message of a stream. Raises InvalidInputError when it is not a SessionConfig."""
     kind = request and request.WhichOneof("message")
     if request is None or kind != "config":
         raise InvalidInputError(
@@ -76,8 +74,14 @@ def config_from_pb(request: pb.StreamSegmentRequest | None, traceparent: str = "
         frame_policy=_known(_FRAME_POLICIES, config.frame_policy, "config.frame_policy"),
         has_scene_cut_guard=config.has_scene_cut_guard,
         resume_from=config.resume.next_frame_index if config.HasField("resume") else None,
-        traceparent=valid_traceparent(traceparent),
         is_memoryless=config.is_memoryless,
+        overlay_opacity=(
+            config.overlay.opacity
+            if config.overlay.HasField("opacity")
+            else DEFAULT_OVERLAY_OPACITY
+        ),
+        overlay_quality=config.overlay.quality or DEFAULT_OVERLAY_QUALITY,
+        wants_confidence=config.wants_confidence,
     )
 
 
@@ -104,7 +108,9 @@ def frame_from_pb(request: pb.StreamSegmentRequest) -> Frame:
         height=frame.height,
         deadline_seconds=frame.deadline_ms / 1000,
         is_memorise_only=frame.is_memorise_only,
+        held_frame_index=frame.held_frame_index if frame.HasField("held_frame_index") else None,
         fault=fault,
+        traceparent=frame.traceparent,
     )
 
 
@@ -193,6 +199,9 @@ def _label_map_to_pb(label_map: EncodedLabelMap) -> pb.LabelMap:
         height=label_map.height,
         data=label_map.data,
         digest=label_map.digest,
+        base_frame_index=label_map.base_frame_index,
+        confidence=label_map.confidence,
+        num_confidence_bytes=len(label_map.confidence),
     )
 
 

@@ -10,6 +10,8 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from opentelemetry.context import attach
+from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 
 from segstream.api.addresses import join_address
 from segstream.api.grpc_doors import KeyInterceptor, account_of_call, server_credentials
@@ -26,6 +28,8 @@ from segstream.doors.tls import ServerTls
 from segstream.errors import EngineError, InvalidInputError, SegstreamError
 from segstream.rpc_status import trailing_metadata
 from segstream.streaming import Frame, Segmenter
+from segstream.telemetry.tracing import Tracing
+from segstream.trace_context import context_of
 from segstream.v1 import segmentation_pb2 as pb
 from segstream.v1 import segmentation_pb2_grpc as pb_grpc
 from segstream.wire import status_of
@@ -51,8 +55,9 @@ _KEEPALIVE_OPTIONS = (
 class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
     """Carries sessions over StreamSegment, and shows them."""
 
-    def __init__(self, segmenter: Segmenter) -> None:
+    def __init__(self, segmenter: Segmenter, tracing: Tracing) -> None:
         self._segmenter = segmenter
+        self._tracing = tracing
         self._handshake_seconds = min(segmenter.limits.idle_seconds, _MAX_HANDSHAKE_SECONDS)
 
     async def StreamSegment(
@@ -61,9 +66,9 @@ class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[pb.StreamSegmentResponse]:
         """One session; see the proto."""
-        async with _statuses(context):
+        async with _traced(context, self._tracing), _statuses(context):
             first = await self._first(request_iterator)
-            config = config_from_pb(first, _traceparent(context))
+            config = config_from_pb(first)
             async with self._segmenter.open(config, account_of_call()) as session:
                 stream = session.stream
                 yield ready_to_pb(session)
@@ -124,9 +129,41 @@ async def _frames(requests: AsyncIterator[pb.StreamSegmentRequest]) -> AsyncIter
         yield frame_from_pb(request)
 
 
-def _traceparent(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    metadata = dict(context.invocation_metadata() or ())
-    return str(metadata.get("traceparent", ""))
+@asynccontextmanager
+async def _traced(
+    context: grpc.aio.ServicerContext[Any, Any], tracing: Tracing
+) -> AsyncIterator[None]:
+    """A span of the call, current from now on.
+
+    It is never detached: the call has a task of its own, whose context goes with it, and a call
+    that is cut off is closed by another task, which could not.
+    """
+    if not tracing.is_on:
+        yield
+        return
+    headers = {
+        key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
+    }
+    span = tracing.tracer.start_span(
+        f"{_SERVICE}/StreamSegment",
+        context_of(headers),
+        SpanKind.SERVER,
+        {"rpc.system.name": "grpc", "rpc.method": f"{_SERVICE}/StreamSegment"},
+    )
+    attach(set_span_in_context(span))
+    try:
+        yield
+    except Exception:
+        span.set_status(StatusCode.ERROR)
+        raise
+    finally:
+        span.set_attribute("rpc.response.status_code", _status_name(context))
+        span.end()
+
+
+def _status_name(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    code = context.code()
+    return code.name if isinstance(code, grpc.StatusCode) else grpc.StatusCode.OK.name
 
 
 @asynccontextmanager
@@ -156,6 +193,7 @@ class GrpcServer:
         port: int,
         max_sessions: int,
         max_message_bytes: int,
+        tracing: Tracing,
         door: KeyInterceptor,
         tls: ServerTls | None = None,
     ) -> None:
@@ -172,7 +210,7 @@ class GrpcServer:
             interceptors=[door, ParsingInterceptor(_SERVICE)],
         )
         pb_grpc.add_SegmentationServiceServicer_to_server(
-            SegmentationServicer(segmenter), self._server
+            SegmentationServicer(segmenter, tracing), self._server
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -19,6 +19,7 @@ from segstream.api.http_doors import CallerAccount, Doors, document_keys
 from segstream.api.origins import allow_origins
 from segstream.api.problems import document_problems, install_problem_handlers
 from segstream.api.schemas import (
+    InfoSchema,
     ModelSchema,
     ModelsSchema,
     ProblemSchema,
@@ -45,6 +46,7 @@ from segstream.media.label_maps import IdSpace, LabelMapEncoding, decode_label_m
 from segstream.media.overlay import draw_overlay
 from segstream.streaming import EncodedLabelMap, Frame, Segmenter, SessionConfig
 from segstream.telemetry.metrics import Metrics
+from segstream.telemetry.tracing import Tracing
 
 _IMAGE_BODY = {
     "requestBody": {
@@ -72,10 +74,12 @@ def create_app(
     metrics: Metrics,
     limits: ImageLimits,
     jobs: ClipJobs,
+    info: InfoSchema,
     *,
     key_ring: KeyRing,
     max_uploads: int,
     max_clip_bytes: int,
+    tracing: Tracing,
     allowed_hosts: Sequence[str],
     allowed_origins: Sequence[str],
 ) -> FastAPI:
@@ -86,6 +90,16 @@ def create_app(
         version=__version__,
         description="Video semantic segmentation with memory. Streams go over gRPC, or over the "
         "WebSocket at /v1/stream.",
+        telemetry={
+            "tracer_provider": tracing.provider,
+            "tracing": tracing.is_on,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            # Probes, scrapes and files are not worth a trace.
+            "exclude": lambda scope: not scope["path"].startswith("/v1/"),
+        },
     )
     install_problem_handlers(app)
     document_problems(app)
@@ -96,6 +110,7 @@ def create_app(
     receiver = ClipReceiver(max_bytes=max_clip_bytes, max_uploads=max_uploads)
     add_clips(app, jobs, segmenter, receiver, key_ring)
     _add_models(app, segmenter)
+    _add_info(app, info)
     _add_sessions(app, segmenter)
     _add_probes(app, segmenter, metrics)
     add_stream(app, segmenter)
@@ -171,6 +186,13 @@ def _add_models(app: FastAPI, segmenter: Segmenter) -> None:
                 for name, info in segmenter.models.items()
             ]
         )
+
+
+def _add_info(app: FastAPI, info: InfoSchema) -> None:
+    @app.get("/v1/info")
+    async def get_info() -> InfoSchema:
+        """What runs here: versions, the commit, engine and device."""
+        return info
 
 
 def _add_sessions(app: FastAPI, segmenter: Segmenter) -> None:

@@ -72,12 +72,29 @@ class SessionSchema(BaseModel):
     idle_seconds: float
     last_move: str = Field(description="spill, restore or rebuild; empty: it never moved")
     last_move_age_seconds: float
+    temporal_consistency: float | None = Field(
+        description="Share of the pixels that stand still which keep their class from frame to "
+        "frame: a running mean. Null: nothing to compare yet, or not measured"
+    )
 
 
 class SessionsSchema(BaseModel):
     """All sessions of this replica."""
 
     sessions: list[SessionSchema]
+
+
+class InfoSchema(BaseModel):
+    """What runs here."""
+
+    version: str
+    revision: str = Field(description="The git commit; unknown where there is none to tell")
+    python: str
+    torch: str
+    engine: str = Field(description="Where frames are computed: in-process or triton")
+    runtime: str = Field(description="What computes them: native, onnx or torch")
+    device: str
+    replica: str = Field(description="The name of this replica")
 
 
 class StatusSchema(BaseModel):

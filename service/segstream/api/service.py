@@ -5,22 +5,27 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import structlog
 import torch
 
+from segstream import __version__
 from segstream.api.addresses import is_loopback, join_address
 from segstream.api.clips import make_clip_jobs
 from segstream.api.grpc_doors import KeyInterceptor
 from segstream.api.grpc_server import GrpcServer
 from segstream.api.http_app import create_app
 from segstream.api.http_server import HttpServer
+from segstream.api.schemas import InfoSchema
 from segstream.api.spilling import make_spill_tier
+from segstream.build_info import BuildInfo
 from segstream.doors.key_ring import KeyRing
 from segstream.doors.tls import ServerTls
 from segstream.engine import Engine
+from segstream.engine.runtimes import runtime_of
 from segstream.errors import InvalidInputError
 from segstream.media.images import ImageLimits
 from segstream.memory.page_storage import DeviceStorage, PageStorage
@@ -29,6 +34,7 @@ from segstream.settings import Settings
 from segstream.streaming import MemoryTier, Resources, Segmenter, StreamLimits
 from segstream.streaming.degradation import DegradationLadder
 from segstream.telemetry.metrics import Metrics
+from segstream.telemetry.tracing import Tracing, no_tracing, start_tracing
 
 _log = structlog.get_logger(__name__)
 
@@ -58,6 +64,7 @@ class Service:
         self._image_limits = ImageLimits(
             max_bytes=settings.max_message_bytes, max_pixels=settings.max_image_pixels
         )
+        self._tracing = _make_tracing(settings)
         self._spill_tier = make_spill_tier(settings, self.metrics)
         store = SessionStore(
             max_bytes=settings.max_memory_bytes,
@@ -77,6 +84,8 @@ class Service:
                 settings.degrade_above_queue_seconds,
             ),
             replica_name=settings.replica_name,
+            measures_consistency=settings.temporal_consistency == "on",
+            tracing=self._tracing,
         )
         limits = StreamLimits(
             max_sessions=settings.max_sessions,
@@ -88,11 +97,20 @@ class Service:
         self._segmenter = Segmenter(resources, limits, next(iter(engine.models)))
         self._jobs = make_clip_jobs(settings, self._segmenter, resources)
         _add_gauges(self.metrics, store, self._segmenter)
+        self._info = InfoSchema(
+            **asdict(BuildInfo.here()),
+            engine=settings.engine,
+            runtime=runtime_of(next(iter(engine.models.values())).digest),
+            device=settings.device,
+            replica=settings.replica_name,
+        )
+        self.metrics.build_info(self._info.model_dump(exclude={"replica"}))
         self.metrics.gauge("clips_running", "Clips worked on here.", lambda: self._jobs.num_running)
 
     async def __aenter__(self) -> "Service":
         async with AsyncExitStack() as undo:
             undo.callback(_log.info, "stopped")
+            undo.push_async_callback(asyncio.to_thread, self._tracing.close)
             undo.callback(self._codecs.shutdown)
             undo.push_async_callback(self._engine.stop)
             await self._spill_tier.start()
@@ -125,6 +143,7 @@ class Service:
             port=settings.port,
             max_sessions=settings.max_sessions,
             max_message_bytes=settings.max_message_bytes,
+            tracing=self._tracing,
             door=KeyInterceptor(self._key_ring, self.metrics),
             tls=tls,
         )
@@ -133,9 +152,11 @@ class Service:
             self.metrics,
             self._image_limits,
             self._jobs,
+            self._info,
             key_ring=self._key_ring,
             max_uploads=min(settings.max_sessions, _MAX_UPLOADS),
             max_clip_bytes=settings.max_clip_bytes,
+            tracing=self._tracing,
             allowed_hosts=[*settings.allowed_hosts, settings.host],
             allowed_origins=settings.allowed_origins,
         )
@@ -210,6 +231,19 @@ def _warn_if_exposed(settings: Settings, *, num_keys: int) -> None:
             "API keys and frames travel unencrypted unless a proxy adds TLS; see tls_cert",
             host=settings.host,
         )
+
+
+def _make_tracing(settings: Settings) -> Tracing:
+    if settings.otlp_endpoint is None:
+        return no_tracing()
+    return start_tracing(
+        settings.otlp_endpoint,
+        ratio=settings.trace_ratio,
+        max_frames_per_second=settings.max_traced_frames_per_second,
+        service_name=settings.trace_service_name,
+        version=__version__,
+        instance=settings.replica_name,
+    )
 
 
 def _add_gauges(metrics: Metrics, store: SessionStore, segmenter: Segmenter) -> None:

@@ -1,8 +1,8 @@
 """WebSocket messages to the proto's and back: a JSON head and, where there are bytes, the bytes.
 
 A text message is a head alone. A binary message is the head's size (uint32, big endian), the head
-and then the ``data`` of the frame or label map. The head is the proto's message in protobuf's JSON
-mapping, with the names of the proto.
+and then the ``data`` of the frame or label map, and the label map's ``confidence``. The head is the
+proto's message in protobuf's JSON mapping, with the names of the proto.
 """
 
 import json
@@ -45,17 +45,20 @@ def request_from_message(message: str | bytes) -> pb.StreamSegmentRequest:
 
 
 def message_from_response(response: pb.StreamSegmentResponse) -> str | bytes:
-    """A message of the service. Takes the label map's data out of ``response``."""
+    """A message of the service. Takes the label map's bytes out of ``response``."""
     data = None
     if response.result.HasField("label_map"):
-        data = response.result.label_map.data
-        response.result.label_map.ClearField("data")
+        label_map = response.result.label_map
+        data = label_map.data + label_map.confidence
+        label_map.ClearField("data")
+        label_map.ClearField("confidence")
     fields = MessageToDict(
         response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
     if data is None:
         return json.dumps(fields)
     del fields["result"]["label_map"]["data"]
+    del fields["result"]["label_map"]["confidence"]
     head = json.dumps(fields).encode()
     return b"".join((_HEAD_SIZE.pack(len(head)), head, data))
 

@@ -123,8 +123,7 @@ class _Conversation:
             task.uncancel()
 
     async def _stream_segment(self) -> None:
-        traceparent = self._socket.headers.get("traceparent", "")
-        config = config_from_pb(await self._first(), traceparent)
+        config = config_from_pb(await self._first())
         async with self._segmenter.open(config, account_of(self._socket)) as session:
             stream = self._stream = session.stream
             with _departure_noted(stream):

@@ -48,6 +48,14 @@ def triton(
     num_threads: Annotated[
         int, typer.Option(min=0, help="Threads of a forward on CPU; 0 = all cores.")
     ] = 0,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where Triton sends traces, by OTLP over HTTP: http://collector:4318/v1/traces. "
+            "Of frames that the service traces.",
+        ),
+    ] = None,
     log_file: Annotated[Path | None, typer.Option(help="File for Triton's own log.")] = None,
 ) -> None:
     """Run a Triton server with the backend of this package until SIGTERM or Ctrl-C.
@@ -59,7 +67,7 @@ def triton(
     configure_logging("console", "info")
     with one_line_errors():
         from segstream.triton.repository import write_repository
-        from segstream.triton.server import Ports, TritonServer
+        from segstream.triton.server import Ports, TritonServer, trace_options
 
         with tempfile.TemporaryDirectory(prefix="segstream-models-") as folder:
             repository = model_repository
@@ -77,6 +85,7 @@ def triton(
                 host=host,
                 ports=Ports(port, http_port, metrics_port),
                 log=log_file,
+                options=trace_options(otlp_endpoint) if otlp_endpoint else (),
             ) as server:
                 _Supervisor(server).run()
 

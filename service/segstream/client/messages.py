@@ -5,11 +5,22 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segstream.errors import NotFoundError, SegstreamError
 from segstream.label_sets import LABEL_SETS, LabelSet
+from segstream.media.confidence import ConfidenceMap
 from segstream.media.images import Image, ImageEncoding
 from segstream.media.label_maps import IdSpace, LabelMap, LabelMapEncoding
-from segstream.wire import FramePolicy, SessionEndReason, SessionOrigin, SkipReason
+from segstream.wire import (
+    DEFAULT_OVERLAY_OPACITY,
+    DEFAULT_OVERLAY_QUALITY,
+    FramePolicy,
+    SessionEndReason,
+    SessionOrigin,
+    SkipReason,
+)
 
 
 class ChannelOrder(StrEnum):
@@ -36,22 +47,28 @@ class StreamKeywords(TypedDict, total=False):
     resume_timeout_seconds: float
     resume_from: int | None
     is_memoryless: bool
+    overlay_opacity: float
+    overlay_quality: int
+    wants_confidence: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOptions:
     """How one session is to run.
 
-    ``model`` and ``session_id``: empty for the service's choice. ``channel_order``: that of the
-    images handed in; OpenCV's are BGR. ``frame_encoding``: how frames travel; everything but JPEG
-    keeps the exact pixels. ``max_working_height``: frames higher than this are segmented at this
-    height and their label maps enlarged; 0 for none. ``verify_digests``: compare every label map
-    with the digest the service sent; needs train ids. ``frame_policy``: what becomes of frames that
-    wait. ``has_scene_cut_guard``: forget the memory at a hard cut. ``resume_timeout_seconds``: how
-    long a session whose service is gone is tried elsewhere before its error is raised; 0 = not at
-    all. ``resume_from``: go on with the session of this id at this frame index, for a program that
-    was itself started anew. ``is_memoryless``: every frame is segmented as if it were the first
-    one.
+    ``model`` and ``session_id``: empty for the service's choice. ``frame_encoding``: how frames
+    travel; everything but JPEG keeps the exact pixels. ``max_working_height``: frames higher than
+    this are segmented at this height and their label maps enlarged; 0 for none.
+    ``verify_digests``: compare every label map with the digest the service sent; needs train ids.
+    ``frame_policy``: what becomes of frames that wait. ``has_scene_cut_guard``: forget the memory
+    at a hard cut. ``resume_timeout_seconds``: how long a session whose service is gone is tried
+    elsewhere before its error is raised; 0 = not at all. ``resume_from``: go on with the session of
+    this id at this frame index, for a program that was itself started anew. ``is_memoryless``:
+    every frame is segmented as if it were the first one. ``label_map_encoding``: how label maps
+    travel; with OVERLAY_JPEG pictures come in their place, whose looks ``overlay_opacity``, from 0
+    to 1, and ``overlay_quality``, from 1 to 100, tell. ``wants_confidence``: how sure the network
+    is of each pixel comes as well. ``channel_order`` is that of the images handed in; OpenCV's are
+    BGR.
     """
 
     model: str = ""
@@ -68,6 +85,9 @@ class StreamOptions:
     resume_timeout_seconds: float = 30.0
     resume_from: int | None = None
     is_memoryless: bool = False
+    overlay_opacity: float = DEFAULT_OVERLAY_OPACITY
+    overlay_quality: int = DEFAULT_OVERLAY_QUALITY
+    wants_confidence: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,6 +158,15 @@ class StageTimings:
     batch_size: int = 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """What an answer held: a label map or an overlay, and a confidence map if asked for."""
+
+    label_map: LabelMap | None = None
+    overlay: Image | None = None
+    confidence: ConfidenceMap | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FrameResult:
     """The answer to one frame: a label map, an error, or why it was skipped; one of them.
@@ -147,7 +176,9 @@ class FrameResult:
     the service had lost it. ``is_model_changed``: it was rebuilt on the model's new weights.
     ``degradation_level``: steps that the service's overload took off the memory that was read.
     ``digest`` is the BLAKE2b-128 of the train ids, empty with an error. ``round_trip_seconds``
-    runs from the encoded frame's hand-over to gRPC until its answer arrived.
+    runs from the encoded frame's hand-over to gRPC until its answer arrived. ``num_bytes``: what
+    label map or overlay, and confidence, took on the way. ``base_frame_index``: the frame since
+    whose label map a delta told the change; None = it came whole.
     """
 
     frame_index: int
@@ -162,20 +193,49 @@ class FrameResult:
     degradation_level: int = 0
     timings: StageTimings = field(default_factory=StageTimings)
     round_trip_seconds: float = 0.0
-    decoded: LabelMap | None = field(default=None, repr=False)
+    num_bytes: int = 0
+    base_frame_index: int | None = None
+    decoded: Decoded | None = field(default=None, repr=False)
 
     @property
     def label_map(self) -> LabelMap:
         """The label map, ``(H, W)`` uint8 of the frame's size.
 
-        Raises ``error`` if there is one, NotFoundError for a skipped frame.
+        Raises ``error`` if there is one, NotFoundError for a skipped frame and for an overlay.
         """
+        return self._found("label map", self._outcome().label_map)
+
+    @property
+    def overlay(self) -> Image:
+        """The frame in the colours of its classes, RGB ``(H, W, 3)`` uint8, with OVERLAY_JPEG.
+
+        Raises as ``label_map``.
+        """
+        return self._found("overlay", self._outcome().overlay)
+
+    @property
+    def confidence(self) -> ConfidenceMap:
+        """How sure the network is of each pixel's class, ``(H, W)`` uint8: its softmax, 255 = 1.
+
+        Raises as ``label_map``, and NotFoundError unless the stream ``wants_confidence``.
+        """
+        return self._found("confidence", self._outcome().confidence)
+
+    def _outcome(self) -> Decoded:
         if self.error is not None:
             raise self.error
         if self.skipped is not None:
             raise NotFoundError(f"frame {self.frame_index} was skipped: {self.skipped}")
         assert self.decoded is not None
         return self.decoded
+
+    def _found(self, name: str, array: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+        if array is None:
+            raise NotFoundError(
+                f"frame {self.frame_index} came without {name}: the stream did not ask for it",
+                field=name,
+            )
+        return array
 
 
 def find_label_set(class_names: Sequence[str]) -> LabelSet:

@@ -10,8 +10,10 @@ import grpc
 import numpy as np
 
 from segstream.client.channel import MAX_MESSAGE_BYTES, error_of
+from segstream.client.decoder import AnswerDecoder
 from segstream.client.messages import (
     ChannelOrder,
+    Decoded,
     Frame,
     FrameResult,
     Resumption,
@@ -30,11 +32,10 @@ from segstream.errors import (
 from segstream.media.images import Image, encode_image
 from segstream.media.label_maps import (
     IdSpace,
-    LabelMap,
-    decode_label_map,
-    label_map_digest,
+    LabelMapEncoding,
 )
 from segstream.rpc_status import error_of_parts
+from segstream.trace_context import current_headers
 from segstream.v1 import segmentation_pb2 as pb
 from segstream.wire import (
     FRAME_POLICIES,
@@ -46,6 +47,7 @@ from segstream.wire import (
     SKIP_REASONS,
     SessionEndReason,
     SessionOrigin,
+    check_range,
     check_session_id,
     inverted,
 )
@@ -60,7 +62,6 @@ _MAX_UINT32 = 2**32 - 1
 _MAX_UINT64 = 2**64 - 1
 _MAX_INT64 = 2**63 - 1
 
-_LABEL_MAP_ENCODINGS_BY_NUMBER = inverted(LABEL_MAP_ENCODINGS)
 _END_REASONS_BY_NUMBER = inverted(SESSION_END_REASONS)
 _ORIGINS_BY_NUMBER = inverted(SESSION_ORIGINS)
 _SKIP_REASONS_BY_NUMBER = inverted(SKIP_REASONS)
@@ -71,6 +72,7 @@ class _SentFrame:
     frame: pb.Frame
     sent_at: float
     is_memorise_only: bool = False
+    held_frame_index: int | None = None
 
 
 class SessionProtocol:
@@ -93,6 +95,8 @@ class SessionProtocol:
         self.end: SessionEnd | None = None
         self.resumptions: list[Resumption] = []
         self._session_id = options.session_id or uuid.uuid4().hex
+        # Calls are made in a thread of their own, which knows nothing of the caller's span.
+        self._trace_headers = current_headers()
         self._epoch = 0
         self._next_frame_index = options.resume_from or 0
         self._unanswered: OrderedDict[int, pb.Frame] = OrderedDict()
@@ -100,11 +104,16 @@ class SessionProtocol:
         self._in_flight: deque[_SentFrame] = deque()
         self._has_progressed = False
         self._broke_at: float | None = None
+        self._decoder = AnswerDecoder(verifies_digests=_verifies_digests(options))
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """The call's headers."""
-        return ((SESSION_ID_HEADER, self._session_id), *self._client_metadata)
+        """The call's headers: for the load balancer, the key, and the trace of the caller."""
+        return (
+            (SESSION_ID_HEADER, self._session_id),
+            *self._client_metadata,
+            *self._trace_headers.items(),
+        )
 
     @property
     def is_resuming(self) -> bool:
@@ -128,7 +137,11 @@ class SessionProtocol:
             frame_policy=FRAME_POLICIES[options.frame_policy],
             has_scene_cut_guard=options.has_scene_cut_guard,
             is_memoryless=options.is_memoryless,
+            wants_confidence=options.wants_confidence,
         )
+        if options.label_map_encoding is LabelMapEncoding.OVERLAY_JPEG:
+            config.overlay.opacity = options.overlay_opacity
+            config.overlay.quality = options.overlay_quality
         if self.is_resuming or options.resume_from is not None:
             missing = next(iter(self._unanswered), self._next_frame_index)
             config.resume.next_frame_index = missing
@@ -142,8 +155,8 @@ class SessionProtocol:
         if not isinstance(frame, Frame):
             frame = Frame(frame)
         height, width = _checked_shape(frame.image)
-        _check_range("timestamp_us", frame.timestamp_us, -_MAX_INT64, _MAX_INT64)
-        _check_range("deadline_ms", frame.deadline_ms, 0, _MAX_UINT32)
+        check_range("timestamp_us", frame.timestamp_us, -_MAX_INT64, _MAX_INT64)
+        check_range("deadline_ms", frame.deadline_ms, 0, _MAX_UINT32)
         encoding = self.options.frame_encoding
         image = frame.image
         if self.options.channel_order is ChannelOrder.BGR:
@@ -162,7 +175,13 @@ class SessionProtocol:
             width=width,
             height=height,
             deadline_ms=frame.deadline_ms,
+            traceparent=self._own_traceparent(),
         )
+
+    def _own_traceparent(self) -> str:
+        """That of the caller's span where it is another one than when the session was made."""
+        traceparent = current_headers().get("traceparent", "")
+        return "" if traceparent == self._trace_headers.get("traceparent") else traceparent
 
     def take(self, frame: pb.Frame) -> None:
         """Give an encoded frame its index, and answer for it from now on."""
@@ -172,8 +191,12 @@ class SessionProtocol:
 
     def frame_request(self, frame: pb.Frame) -> pb.StreamSegmentRequest:
         """The request that sends a frame in the present call."""
-        self._in_flight.append(_SentFrame(frame, time.perf_counter()))
-        return pb.StreamSegmentRequest(frame=frame)
+        held = self._decoder.newest
+        self._in_flight.append(_SentFrame(frame, time.perf_counter(), held_frame_index=held))
+        request = pb.StreamSegmentRequest(frame=frame)
+        if held is not None:
+            request.frame.held_frame_index = held
+        return request
 
     def resend(self, next_frame_index: int) -> list[pb.StreamSegmentRequest]:
         """What a call must send first to a service whose memory has the frames below that index."""
@@ -258,6 +281,8 @@ class SessionProtocol:
                 self.resumptions[-1] = replace(self.resumptions[-1], is_exact=False)
             return None
         self._answered(sent.frame, is_memorised=_is_memorised(result))
+        decoded = self._decode(result, sent) if outcome == "label_map" else None
+        packed = result.label_map
         return FrameResult(
             frame_index=result.frame_index,
             timestamp_us=result.timestamp_us,
@@ -265,7 +290,7 @@ class SessionProtocol:
             skipped=_SKIP_REASONS_BY_NUMBER.get(result.skipped.reason)
             if outcome == "skipped"
             else None,
-            digest=result.label_map.digest,
+            digest=packed.digest,
             num_memory_frames=result.num_memory_frames,
             is_duplicate=result.is_duplicate,
             is_memory_reset=result.is_memory_reset,
@@ -273,7 +298,11 @@ class SessionProtocol:
             degradation_level=result.degradation_level,
             timings=_timings(result.timings),
             round_trip_seconds=arrived_at - sent.sent_at,
-            decoded=self._decode(result) if outcome == "label_map" else None,
+            num_bytes=len(packed.data) + len(packed.confidence),
+            base_frame_index=(
+                packed.base_frame_index if packed.HasField("base_frame_index") else None
+            ),
+            decoded=decoded,
         )
 
     def _answered(self, frame: pb.Frame, *, is_memorised: bool) -> None:
@@ -286,18 +315,14 @@ class SessionProtocol:
             self.resumptions[-1] = replace(self.resumptions[-1], seconds=seconds)
             self._broke_at = None
 
-    def _decode(self, result: pb.FrameResult) -> LabelMap:
-        packed = result.label_map
-        try:
-            encoding = _LABEL_MAP_ENCODINGS_BY_NUMBER[packed.encoding]
-            label_map = decode_label_map(packed.data, encoding, packed.width, packed.height)
-        except (KeyError, InvalidInputError) as error:
-            raise EngineError(
-                f"the label map of frame {result.frame_index} cannot be read: {error}"
-            ) from error
-        if self.options.verify_digests and label_map_digest(label_map) != packed.digest:
-            raise EngineError(f"the label map of frame {result.frame_index} belies its digest")
-        return label_map
+    def _decode(self, result: pb.FrameResult, sent: _SentFrame) -> Decoded:
+        decoded = self._decoder.decode(result.frame_index, result.label_map)
+        is_delta = self.options.label_map_encoding is LabelMapEncoding.DELTA
+        if is_delta and decoded.label_map is not None:
+            self._decoder.hold(result.frame_index, decoded.label_map)
+            # Frames behind this one name the same label map or a newer one.
+            self._decoder.let_go_before(sent.held_frame_index or 0)
+        return decoded
 
 
 def check_max_in_flight(max_in_flight: int) -> None:
@@ -310,22 +335,29 @@ def check_max_in_flight(max_in_flight: int) -> None:
 
 def _check_options(options: StreamOptions) -> None:
     check_session_id(options.session_id, "session_id")
-    _check_range("resume_timeout_seconds", options.resume_timeout_seconds, 0, math.inf)
-    _check_range("resume_from", options.resume_from or 0, 0, _MAX_UINT64)
+    check_range("resume_timeout_seconds", options.resume_timeout_seconds, 0, math.inf)
+    check_range("resume_from", options.resume_from or 0, 0, _MAX_UINT64)
     if options.resume_from is not None and not options.session_id:
         raise InvalidInputError("resume_from needs the session_id", field="session_id")
-    _check_range("max_working_height", options.max_working_height, 0, _MAX_UINT32)
-    _check_range("jpeg_quality", options.jpeg_quality, 1, 100)
+    check_range("max_working_height", options.max_working_height, 0, _MAX_UINT32)
+    check_range("jpeg_quality", options.jpeg_quality, 1, 100)
+    check_range("overlay_opacity", options.overlay_opacity, 0, 1)
+    check_range("overlay_quality", options.overlay_quality, 1, 100)
+    if options.verify_digests and not options.label_map_encoding.holds_ids:
+        raise InvalidInputError(
+            f"verify_digests needs ids, but label_map_encoding is {options.label_map_encoding}",
+            field="label_map_encoding",
+        )
     if options.verify_digests and options.id_space is not IdSpace.TRAIN_ID:
         raise InvalidInputError(
             f"verify_digests needs train ids, but id_space is {options.id_space}", field="id_space"
         )
 
 
-def _check_range(name: str, value: float, least: int, most: float) -> None:
-    if not least <= value <= most:
-        bound = f"from {least} to {most}" if most < math.inf else f"{least} or more"
-        raise InvalidInputError(f"{name} is {value}; it must be {bound}", field=name)
+def _verifies_digests(options: StreamOptions) -> bool:
+    """Also, where it can be done, of deltas: a wrong one would spoil all that build on it."""
+    is_delta = options.label_map_encoding is LabelMapEncoding.DELTA
+    return options.verify_digests or (is_delta and options.id_space is IdSpace.TRAIN_ID)
 
 
 def _checked_shape(image: Image) -> tuple[int, int]:

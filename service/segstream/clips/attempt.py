@@ -94,9 +94,10 @@ class Attempt:
             session = await self._open_session(stack)
             facts = await self._segment(path, session)
         results = ClipResults(self._library, self.clip.submission)
-        await asyncio.to_thread(
-            results.assemble, self._chunks, facts, session.model, self.progress.attempt
-        )
+        with self._resources.tracing.span("assemble_results"):
+            await asyncio.to_thread(
+                results.assemble, self._chunks, facts, session.model, self.progress.attempt
+            )
 
     async def _open_session(self, stack: AsyncExitStack) -> Session:
         """A session, as soon as there is room for one; it is forgotten with the stack."""
@@ -107,6 +108,7 @@ class Attempt:
             model=options.model,
             label_map_encoding=LabelMapEncoding.RAW,
             max_working_height=options.max_working_height,
+            is_offline=True,
         )
         while not self._stopping.is_set():
             try:

@@ -2,21 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from segstream.label_sets import LabelSet
 from segstream.media.images import Image
 from segstream.media.label_maps import LabelMap
-
-# A pixel that changes by no more between two frames shows the same thing in both.
-_MAX_STILL_CHANGE: Final = 6
-# With fewer still pixels than this part of the picture, their agreement says nothing.
-_MIN_STILL_SHARE: Final = 0.01
+from segstream.media.temporal_consistency import View, grey_of, temporal_consistency
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +37,8 @@ class Percentiles:
 class FrameFigures(BaseModel):
     """One frame: pixels of each train id (the last: of none), seconds of each stage.
 
-    ``consistency`` is the part of the pixels that stood still since the frame before which kept
-    their class; None where there is no frame before or nothing stood still.
+    ``consistency`` is the temporal consistency with the frame before; None where there is none or
+    nothing stood still.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,22 +56,15 @@ def count_pixels(label_map: LabelMap, num_classes: int) -> list[int]:
 
 
 class ConsistencyMeter:
-    """Measures without labels how steady label maps are where the picture stands still."""
+    """Measures the temporal consistency of a clip, frame by frame."""
 
     def __init__(self) -> None:
-        self._previous: tuple[NDArray[np.uint8], LabelMap] | None = None
+        self._previous: View | None = None
 
     def measure(self, image: Image, label_map: LabelMap) -> float | None:
         """Of this frame, RGB (H, W, 3), and the one before; see FrameFigures."""
-        grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
-        previous, self._previous = self._previous, (grey, label_map)
-        if previous is None:
-            return None
-        is_still = np.asarray(cv2.absdiff(grey, previous[0])) <= _MAX_STILL_CHANGE
-        num_still = int(np.count_nonzero(is_still))
-        if num_still < _MIN_STILL_SHARE * grey.size:
-            return None
-        return int(np.count_nonzero(is_still & (label_map == previous[1]))) / num_still
+        before, self._previous = self._previous, View(grey_of(image), label_map)
+        return None if before is None else temporal_consistency(before, self._previous)
 
 
 def class_shares(num_pixels: Sequence[int]) -> list[float]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 import structlog
+from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from segstream.clips.attempt import Attempt, ChunkSize, StoppedError
 from segstream.clips.chunks import ChunkStore
@@ -21,6 +22,7 @@ from segstream.errors import (
     UnavailableError,
 )
 from segstream.streaming import Resources, Segmenter
+from segstream.trace_context import context_of
 
 _log = structlog.get_logger(__name__)
 
@@ -57,6 +59,16 @@ class JobRunner:
         clip = await asyncio.to_thread(self._take, clip_id)
         if clip is None:
             return True
+        with self._resources.tracing.tracer.start_as_current_span(
+            "clip_job",
+            context_of(clip.submission.trace),
+            SpanKind.CONSUMER,
+            {"segstream.clip_id": clip.id, "segstream.attempt": clip.progress.attempt},
+        ) as span:
+            return await self._work_on(clip, stopping, span)
+
+    async def _work_on(self, clip: Clip, stopping: asyncio.Event, span: Span) -> bool:
+        clip_id = clip.id
         log = _log.bind(clip_id=clip_id, attempt=clip.progress.attempt)
         log.info("clip begun", num_frames_done=clip.progress.num_frames_done)
         self.num_running += 1
@@ -74,13 +86,17 @@ class JobRunner:
         except StoppedError:
             return await self._settle_stopped(attempt)
         except _NOT_THE_CLIPS_FAULT as error:
+            span.set_status(StatusCode.ERROR, error.message)
             log.warning("clip broke off", error=error.message)
             return await self._give_back(attempt, error.message, stopping)
         except SegstreamError as error:
+            span.set_status(StatusCode.ERROR, error.message)
             log.info("clip failed", error=error.message)
             await asyncio.to_thread(self._end, clip_id, ClipState.FAILED, error)
             return True
         except Exception as error:
+            span.record_exception(error)
+            span.set_status(StatusCode.ERROR)
             log.exception("clip broke off")
             return await self._give_back(attempt, f"{type(error).__name__}: {error}", stopping)
         else:

@@ -36,10 +36,11 @@ class ClipOptions(_Record):
 
 
 class Submission(_Record):
-    """What was handed in, and when; never changes. ``digest``: BLAKE2b-128 of the clip's bytes.
+    """What was handed in, and when; never changes.
 
-    ``key_id``: the API key that it belongs to; empty: none was asked for. ``max_minutes_per_day``
-    is what that key may have segmented.
+    ``digest``: BLAKE2b-128 of the clip's bytes. ``key_id``: the API key that it belongs to; empty:
+    none was asked for. ``max_minutes_per_day`` is what that key may have segmented. ``trace``: the
+    W3C headers of the upload's trace.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Submission(_Record):
     key_digest: str = ""
     key_id: str = ""
     max_minutes_per_day: float | None = None
+    trace: dict[str, str] = {}
 
 
 class Progress(_Record):

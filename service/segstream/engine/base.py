@@ -30,8 +30,9 @@ class Step:
 
     ``read_slots`` are oldest first, at most T; the frame's own key and value go to ``write_slot``.
     Without ``wants_label_map`` the frame is only memorised: neither memory read nor decoder run.
-    ``model_digest`` is that of the model whose memory this is; ``traceparent`` the W3C trace that
-    the frame belongs to, empty = none.
+    ``wants_confidence``: and, beside the label map, how sure the network is of it.
+    ``model_digest`` is that of the model whose memory this is; ``traceparent`` the W3C trace
+    that the step is recorded in, empty = none.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Step:
     wants_label_map: bool = True
     model_digest: str = ""
     traceparent: str = ""
+    wants_confidence: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,14 @@ class StepResult:
     """``label_map (H, W)`` uint8 train ids, and the seconds of each stage of the batch.
 
     The label map depends on the step alone: not on the batch around it, nor on the number of
-    threads. None if the step wanted none.
+    threads. None if the step wanted none. ``confidence (H, W)`` uint8 is the softmax, over the
+    classes of the label set, of each pixel's class, 255 = 1; None if the step wanted none.
     """
 
     label_map: npt.NDArray[np.uint8] | None
     batch_size: int
     stage_seconds: dict[str, float] = field(default_factory=dict)
+    confidence: npt.NDArray[np.uint8] | None = None
 
 
 class Engine(Protocol):

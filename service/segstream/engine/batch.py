@@ -20,13 +20,16 @@ def run_batch(executor: Executor, steps: Sequence[Step]) -> list[StepResult | En
     """
     laps = _Laps()
     try:
-        label_maps = executor(steps, laps)
+        predictions = executor(steps, laps)
     except Exception as error:
         _log.exception("forward failed", batch_size=len(steps))
         if len(steps) > 1:
             return [result for step in steps for result in run_batch(executor, [step])]
         return [EngineError(f"the forward failed: {type(error).__name__}: {error}")]
-    return [StepResult(label_map, len(steps), dict(laps.seconds)) for label_map in label_maps]
+    return [
+        StepResult(each.label_map, len(steps), dict(laps.seconds), each.confidence)
+        for each in predictions
+    ]
 
 
 class _Laps:

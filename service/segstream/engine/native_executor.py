@@ -5,8 +5,14 @@ from collections.abc import Sequence
 import torch
 
 from segstream.engine.base import Step
-from segstream.engine.executor import Lap, by_index, read_slots, write_slots
-from segstream.media.label_maps import LabelMap
+from segstream.engine.executor import (
+    Lap,
+    Prediction,
+    by_index,
+    empty_confidences,
+    read_slots,
+    write_slots,
+)
 from segstream.models import NativeLMANet
 
 _CPU = torch.device("cpu")
@@ -21,7 +27,8 @@ class NativeExecutor:
     def __init__(self, network: NativeLMANet) -> None:
         self._network = network
 
-    def __call__(self, steps: Sequence[Step], lap: Lap) -> list[LabelMap | None]:
+    def __call__(self, steps: Sequence[Step], lap: Lap) -> list[Prediction]:
+        confidences = empty_confidences(steps)
         wanted = [index for index, step in enumerate(steps) if step.wants_label_map]
         label_maps = self._network.label_maps(
             wanted,
@@ -30,5 +37,6 @@ class NativeExecutor:
             read_slots(steps, _CPU),
             write_slots(steps, _CPU),
             lap,
+            confidences,
         )
-        return by_index(len(steps), wanted, label_maps)
+        return by_index(len(steps), wanted, label_maps, confidences)

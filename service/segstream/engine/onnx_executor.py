@@ -5,8 +5,15 @@ from collections.abc import Sequence
 import torch
 
 from segstream.engine.base import Step
-from segstream.engine.executor import Lap, by_index, frames, read_slots, write_slots
-from segstream.media.label_maps import LabelMap
+from segstream.engine.executor import (
+    Lap,
+    Prediction,
+    by_index,
+    empty_confidences,
+    frames,
+    read_slots,
+    write_slots,
+)
 from segstream.models import OnnxLMANet
 
 _CPU = torch.device("cpu")
@@ -18,7 +25,8 @@ class OnnxExecutor:
     def __init__(self, network: OnnxLMANet) -> None:
         self._network = network
 
-    def __call__(self, steps: Sequence[Step], lap: Lap) -> list[LabelMap | None]:
+    def __call__(self, steps: Sequence[Step], lap: Lap) -> list[Prediction]:
+        confidences = empty_confidences(steps)
         wanted = [index for index, step in enumerate(steps) if step.wants_label_map]
         label_maps = self._network.label_maps(
             wanted,
@@ -27,5 +35,6 @@ class OnnxExecutor:
             read_slots(steps, _CPU),
             write_slots(steps, _CPU),
             lap,
+            confidences,
         )
-        return by_index(len(steps), wanted, label_maps)
+        return by_index(len(steps), wanted, label_maps, confidences)

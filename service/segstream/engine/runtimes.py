@@ -36,6 +36,11 @@ def memory_digest(digest: str, *, runtime: Runtime, device: str) -> str:
     return f"{digest}-{_on(device, runtime)}"
 
 
+def runtime_of(memory_digest: str) -> str:
+    """The runtime that a digest of ``memory_digest`` names."""
+    return memory_digest.rpartition("-")[2]
+
+
 def _executor(model: LMANet, digest: str, runtime: Runtime, device: str) -> Executor:
     chosen = _on(device, runtime)
     if runtime in CPU_ONLY and chosen == "torch":

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from segstream.engine.base import Step
-from segstream.engine.executor import Lap, frames, read_slots, write_slots
-from segstream.media.label_maps import LabelMap
+from segstream.engine.executor import Lap, Prediction, frames, read_slots, write_slots
 from segstream.models import LMANet
+from segstream.models.confidence import confidence_of
 
 
 class TorchExecutor:
@@ -22,24 +22,24 @@ class TorchExecutor:
         self._device = torch.device(device)
 
     @torch.inference_mode()
-    def __call__(self, steps: Sequence[Step], lap: Lap) -> list[LabelMap | None]:
+    def __call__(self, steps: Sequence[Step], lap: Lap) -> list[Prediction]:
         if self._device.type == "cpu":
             return [self._run([step], lap)[0] for step in steps]
-        results: dict[int, LabelMap | None] = {}
+        results: dict[int, Prediction] = {}
         for wants_label_map in (True, False):
             chosen = {i: s for i, s in enumerate(steps) if s.wants_label_map is wants_label_map}
             if chosen:
-                label_maps = self._run(list(chosen.values()), lap)
-                results.update(zip(chosen, label_maps, strict=True))
+                predictions = self._run(list(chosen.values()), lap)
+                results.update(zip(chosen, predictions, strict=True))
         return [results[index] for index in range(len(steps))]
 
-    def _run(self, steps: Sequence[Step], lap: Lap) -> Sequence[LabelMap | None]:
+    def _run(self, steps: Sequence[Step], lap: Lap) -> list[Prediction]:
         images, pages = frames(steps, self._device), steps[0].pages
         slots = write_slots(steps, self._device)
         if not steps[0].wants_label_map:
             self._model.memorise(images, pages, slots)
             self._lap(lap, "encode")
-            return [None] * len(steps)
+            return [Prediction()] * len(steps)
         logits = self._model(
             images,
             pages,
@@ -48,9 +48,14 @@ class TorchExecutor:
             lap=lambda stage: self._lap(lap, stage),
         )
         num_classes = self._model.config.label_set.num_classes
-        label_maps = logits[:, :num_classes].argmax(dim=1).to(torch.uint8).cpu().numpy()
+        logits = logits[:, :num_classes]
+        label_maps = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        predictions = [
+            Prediction(label_map, confidence_of(logits[i]) if step.wants_confidence else None)
+            for i, (step, label_map) in enumerate(zip(steps, label_maps, strict=True))
+        ]
         lap("fuse_decode")
-        return list(label_maps)
+        return predictions
 
     def _lap(self, lap: Lap, stage: str) -> None:
         if self._device.type == "cuda":

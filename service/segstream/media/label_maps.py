@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import zlib
 from enum import StrEnum
 from functools import lru_cache
@@ -15,7 +16,9 @@ from PIL.PngImagePlugin import PngImageFile
 
 from segstream.errors import InvalidInputError
 from segstream.label_sets import IGNORE_INDEX, LabelSet
+from segstream.media.coco_rle import decode_coco_rle, encode_coco_rle
 from segstream.media.decoding import refusing_unreadable
+from segstream.media.runs import pack_runs, unpack_runs
 
 LabelMap = NDArray[np.uint8]
 """Train ids, (height, width); IGNORE_INDEX where there is no class."""
@@ -31,6 +34,14 @@ class LabelMapEncoding(StrEnum):
     PNG = "png"
     ZSTD = "zstd"
     RAW = "raw"
+    COCO_RLE = "coco_rle"
+    DELTA = "delta"
+    OVERLAY_JPEG = "overlay_jpeg"
+
+    @property
+    def holds_ids(self) -> bool:
+        """Whether the pixels can be had back; an overlay is but a picture of them."""
+        return self is not LabelMapEncoding.OVERLAY_JPEG
 
 
 class IdSpace(StrEnum):
@@ -43,10 +54,12 @@ class IdSpace(StrEnum):
 def encode_label_map(
     label_map: LabelMap, encoding: LabelMapEncoding, id_space: IdSpace, label_set: LabelSet
 ) -> bytes:
-    """Pack (H, W) train ids as ``id_space`` numbers; PNG shows the colours of the label set."""
-    ids = np.ascontiguousarray(label_map)
-    if id_space is IdSpace.LABEL_ID:
-        ids = to_label_ids(ids, label_set)
+    """Pack (H, W) train ids as ``id_space`` numbers; PNG shows the colours of the label set.
+
+    DELTA stands for itself here, the change since a label map of zeros. Raises InvalidInputError
+    for an encoding that holds no ids.
+    """
+    ids = in_id_space(label_map, id_space, label_set)
     match encoding:
         case LabelMapEncoding.PNG:
             return _encode_png(ids, colour_table(label_set, id_space))
@@ -54,10 +67,31 @@ def encode_label_map(
             return zstandard.ZstdCompressor(_ZSTD_LEVEL).compress(ids.data)
         case LabelMapEncoding.RAW:
             return ids.tobytes()
+        case LabelMapEncoding.COCO_RLE:
+            return _encode_coco_rle(ids)
+        case LabelMapEncoding.DELTA:
+            return pack_runs(ids)
+        case LabelMapEncoding.OVERLAY_JPEG:
+            raise _without_ids(encoding)
 
 
-def decode_label_map(data: bytes, encoding: LabelMapEncoding, width: int, height: int) -> LabelMap:
-    """Unpack (height, width) ids, in the id space they were packed in; else InvalidInputError."""
+def encode_delta(ids: NDArray[np.uint8], base: NDArray[np.uint8]) -> bytes:
+    """Pack the change of (H, W) ids since ``base``, ids of the same size and id space."""
+    return pack_runs(np.bitwise_xor(ids, base))
+
+
+def decode_label_map(
+    data: bytes,
+    encoding: LabelMapEncoding,
+    width: int,
+    height: int,
+    *,
+    base: NDArray[np.uint8] | None = None,
+) -> LabelMap:
+    """Unpack (height, width) ids, in the id space they were packed in; else InvalidInputError.
+
+    ``base``: the ids, of the same size, that a DELTA tells the change of; None = it is whole.
+    """
     match encoding:
         case LabelMapEncoding.PNG:
             return _decode_png(data, width, height)
@@ -65,6 +99,18 @@ def decode_label_map(data: bytes, encoding: LabelMapEncoding, width: int, height
             return _decode_raw(_decompress(data, width * height), width, height)
         case LabelMapEncoding.RAW:
             return _decode_raw(data, width, height)
+        case LabelMapEncoding.COCO_RLE:
+            return _decode_coco_rle(data, width, height)
+        case LabelMapEncoding.DELTA:
+            return _decode_delta(data, width, height, base)
+        case LabelMapEncoding.OVERLAY_JPEG:
+            raise _without_ids(encoding)
+
+
+def in_id_space(label_map: LabelMap, id_space: IdSpace, label_set: LabelSet) -> NDArray[np.uint8]:
+    """(H, W) train ids as numbers of ``id_space``, row by row in memory."""
+    ids = np.ascontiguousarray(label_map)
+    return to_label_ids(ids, label_set) if id_space is IdSpace.LABEL_ID else ids
 
 
 def to_label_ids(label_map: LabelMap, label_set: LabelSet) -> NDArray[np.uint8]:
@@ -124,6 +170,56 @@ def _decode_png(data: bytes, width: int, height: int) -> LabelMap:
             )
         header.verify()
         return np.array(PngImageFile(io.BytesIO(data)))
+
+
+def _encode_coco_rle(ids: NDArray[np.uint8]) -> bytes:
+    columns = np.asfortranarray(ids)
+    classes = [
+        {"category_id": number, "segmentation": encode_coco_rle(np.equal(columns, number))}
+        for number in np.unique(ids).tolist()
+        if number != IGNORE_INDEX
+    ]
+    return json.dumps(classes, separators=(",", ":")).encode()
+
+
+def _decode_coco_rle(data: bytes, width: int, height: int) -> LabelMap:
+    ids = np.full((height, width), IGNORE_INDEX, np.uint8)
+    with refusing_unreadable(_FIELD, "COCO RLE"):
+        classes = json.loads(data)
+        if not isinstance(classes, list):
+            raise InvalidInputError(f"{_FIELD} is no list of classes", field=_FIELD)
+        for item in classes:
+            number, rle = item["category_id"], item["segmentation"]
+            if not 0 <= number < IGNORE_INDEX:
+                raise InvalidInputError(
+                    f"{_FIELD} has category_id {number}; it must be from 0 to {IGNORE_INDEX - 1}",
+                    field=_FIELD,
+                )
+            if rle["size"] != [height, width]:
+                raise InvalidInputError(
+                    f"{_FIELD} has a mask of size {rle['size']}; the label map has "
+                    f"{[height, width]}",
+                    field=_FIELD,
+                )
+            ids[decode_coco_rle(rle, _FIELD)] = number
+    return ids
+
+
+def _decode_delta(data: bytes, width: int, height: int, base: NDArray[np.uint8] | None) -> LabelMap:
+    ids = unpack_runs(data, width, height, _FIELD)
+    if base is None:
+        return ids
+    if base.shape != ids.shape:
+        raise InvalidInputError(
+            f"{_FIELD} is {width}x{height}, but is the change of a label map of "
+            f"{base.shape[1]}x{base.shape[0]}",
+            field=_FIELD,
+        )
+    return np.bitwise_xor(ids, base, out=ids)
+
+
+def _without_ids(encoding: LabelMapEncoding) -> InvalidInputError:
+    return InvalidInputError(f"{encoding} holds no ids", field="label_map_encoding")
 
 
 def _decompress(data: bytes, num_bytes: int) -> bytes:

@@ -140,6 +140,8 @@ class SpillTier:
                 continue
             self._on_move("spill", store.name, time.perf_counter() - started, num_bytes)
             return store.name
+        if not lease.is_lost:
+            self._on_move("fail", self._directory.name, 0.0, 0)
         return None
 
     async def restore(self, lease: Lease, *, model_digest: str) -> Snapshot | None:

@@ -2,7 +2,8 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,8 @@ from segstream.shared_library import Isa
 
 if TYPE_CHECKING:
     from segstream.models.lmanet import LMANet
+
+Confidences = Mapping[int, npt.NDArray[np.uint8]]
 
 _MAX_PLANS = 16
 
@@ -68,16 +71,18 @@ class NativeLMANet:
         read_slots: Tensor,
         write_slots: Tensor,
         lap: Callable[[str], None],
+        confidences: Confidences = MappingProxyType({}),
     ) -> npt.NDArray[np.uint8]:
         """Label maps ``(len(wanted), H, W)`` uint8, the best classes of the logits.
 
         images: ``(H, W, 3)`` uint8, of one size. Those whose index is not ``wanted`` are only
-        memorised; all else as in ``LMANet.forward``.
+        memorised. confidences: arrays ``(H, W)`` that take, for the images of these indices, the
+        softmax of each pixel's class, 255 = 1. All else as in ``LMANet.forward``.
         """
         height, width, _ = images[0].shape
         label_maps = torch.empty(len(wanted), height, width, dtype=torch.uint8)
         outputs = dict(zip(wanted, label_maps, strict=True))
-        self._run(images, pages, read_slots, write_slots, outputs, lap)
+        self._run(images, pages, read_slots, write_slots, outputs, lap, confidences)
         return label_maps.numpy()
 
     @torch.inference_mode()
@@ -101,13 +106,18 @@ class NativeLMANet:
         write_slots: Tensor,
         outputs: dict[int, Tensor],
         lap: Callable[[str], None] = lambda _: None,
+        confidences: Confidences = MappingProxyType({}),
     ) -> None:
         height, width, _ = images[0].shape
         with self._lock:
             plan = self._plan(height, width)
             for index, slot in enumerate(write_slots.tolist()):
                 plan.read_frame(images[index])
-                self._run_frame(plan, pages, read_slots[[index]], slot, outputs.get(index), lap)
+                if (out := outputs.get(index)) is not None:
+                    is_map = out.dtype == torch.uint8
+                    num_channels = self.config.label_set.num_classes if is_map else len(out)
+                    plan.write_output(out, num_channels, confidences.get(index))
+                self._run_frame(plan, pages, read_slots[[index]], slot, out is not None, lap)
 
     def _run_frame(
         self,
@@ -115,11 +125,11 @@ class NativeLMANet:
         pages: Pages,
         read_slots: Tensor,
         write_slot: int,
-        out: Tensor | None,
+        is_decoded: bool,
         lap: Callable[[str], None],
     ) -> None:
         num_threads = torch.get_num_threads()
-        is_warm = out is not None and bool((read_slots >= 0).any())
+        is_warm = is_decoded and bool((read_slots >= 0).any())
         key, value = pages.keys[write_slot], pages.values[write_slot]
         is_direct = key.dtype == value.dtype == torch.float32 and (
             key.is_contiguous() and value.is_contiguous()
@@ -144,9 +154,7 @@ class NativeLMANet:
             plan.read_memory(readout)
         lap("memory_read")
 
-        if out is not None:
-            num_classes = self.config.label_set.num_classes
-            plan.write_output(out, num_classes if out.dtype == torch.uint8 else len(out))
+        if is_decoded:
             if is_warm:
                 self._scratch.run(plan.fuse, num_threads)
             self._scratch.run(plan.decode_fused if is_warm else plan.decode, num_threads)

@@ -1,6 +1,7 @@
 """LMANet in ONNX Runtime: on CPU faster than torch, and the same bits in any batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from segstream.attention import local_memory_attention
+from segstream.models.confidence import confidence_of
 from segstream.models.digest import model_digest
 from segstream.models.erfnet import pad_to_stride
 from segstream.models.memory import write_pages
@@ -47,7 +49,7 @@ class OnnxLMANet:
     ) -> Tensor:
         """Logits, as ``LMANet.forward``."""
         wanted = range(len(frames))
-        logits = self._run("logits", wanted, frames, pages, read_slots, write_slots)
+        [logits] = self._run(["logits"], wanted, frames, pages, read_slots, write_slots)
         return torch.from_numpy(logits)
 
     def label_maps(
@@ -58,25 +60,33 @@ class OnnxLMANet:
         read_slots: Tensor,
         write_slots: Tensor,
         lap: Callable[[str], None],
+        confidences: Mapping[int, npt.NDArray[np.uint8]] = MappingProxyType({}),
     ) -> npt.NDArray[np.uint8]:
         """Label maps ``(len(wanted), H, W)``, the best classes of the logits.
 
-        The frames whose index is not ``wanted`` are only memorised; all else as in
-        ``LMANet.forward``.
+        The frames whose index is not ``wanted`` are only memorised. confidences: arrays ``(H, W)``
+        that take, for the frames of these indices, the softmax of each pixel's class, 255 = 1. All
+        else as in ``LMANet.forward``.
         """
-        return self._run("label_map", wanted, frames, pages, read_slots, write_slots, lap)
+        names = ["label_map", "logits"] if confidences else ["label_map"]
+        found = self._run(names, wanted, frames, pages, read_slots, write_slots, lap)
+        for index, out in confidences.items():
+            logits = found[1][wanted.index(index), : self.config.label_set.num_classes]
+            np.copyto(out, confidence_of(torch.from_numpy(logits)))
+            lap("fuse_decode")
+        return found[0]
 
     @torch.inference_mode()
     def _run(
         self,
-        output: str,
+        outputs: Sequence[str],
         wanted: Sequence[int],
         frames: Tensor,
         pages: Pages,
         read_slots: Tensor,
         write_slots: Tensor,
         lap: Callable[[str], None] = lambda _: None,
-    ) -> npt.NDArray[Any]:
+    ) -> list[npt.NDArray[Any]]:
         height, width = frames.shape[-2:]
         padded = pad_to_stride(frames).contiguous()
         features, key, value = self._encode.run(None, {"frames": padded.numpy()})
@@ -100,11 +110,11 @@ class OnnxLMANet:
         if warm:
             inputs = {"query_value": query_value, "readout": readout.numpy()}
             features[warm] = self._fuse.run(None, inputs)[0]
-        decoded = np.empty((0, height, width), np.uint8)
+        decoded = [np.empty((0, height, width), np.uint8)] * len(outputs)
         if wanted:
-            decoded = self._decode.run([output], {"features": features[wanted]})[0]
+            decoded = self._decode.run(outputs, {"features": features[wanted]})
         lap("fuse_decode")
-        return np.ascontiguousarray(decoded[..., :height, :width])
+        return [np.ascontiguousarray(output[..., :height, :width]) for output in decoded]
 
 
 def _session(graph: bytes) -> Any:

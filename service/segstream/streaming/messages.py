@@ -6,7 +6,14 @@ from enum import StrEnum
 from segstream.errors import InvalidInputError, SegstreamError
 from segstream.media.images import ImageEncoding
 from segstream.media.label_maps import IdSpace, LabelMapEncoding
-from segstream.wire import FramePolicy, SkipReason, check_session_id
+from segstream.wire import (
+    DEFAULT_OVERLAY_OPACITY,
+    DEFAULT_OVERLAY_QUALITY,
+    FramePolicy,
+    SkipReason,
+    check_range,
+    check_session_id,
+)
 
 
 class SessionEndReason(StrEnum):
@@ -37,8 +44,10 @@ class SessionConfig:
 
     ``max_working_height`` in pixels; 0 = every frame at its own size. ``resume_from``: the client
     goes on with the session and has the answers to all frames below this index; None = it begins
-    anew. ``is_memoryless``: every frame is segmented as if it were the first one. ``traceparent``
-    is the W3C trace that the stream belongs to. Raises InvalidInputError.
+    anew. ``is_memoryless``: every frame is segmented as if it were the first one. ``is_offline``:
+    nobody waits for the answer to a single frame. ``overlay_opacity`` from 0 to 1 and
+    ``overlay_quality`` from 1 to 100 are for OVERLAY_JPEG. ``wants_confidence``: each label map
+    comes with one of how sure the network is. Raises InvalidInputError.
     """
 
     session_id: str = ""
@@ -49,11 +58,16 @@ class SessionConfig:
     frame_policy: FramePolicy = FramePolicy.ALL
     has_scene_cut_guard: bool = False
     resume_from: int | None = None
-    traceparent: str = ""
     is_memoryless: bool = False
+    is_offline: bool = False
+    overlay_opacity: float = DEFAULT_OVERLAY_OPACITY
+    overlay_quality: int = DEFAULT_OVERLAY_QUALITY
+    wants_confidence: bool = False
 
     def __post_init__(self) -> None:
         check_session_id(self.session_id, "config.session_id")
+        check_range("config.overlay.opacity", self.overlay_opacity, 0, 1)
+        check_range("config.overlay.quality", self.overlay_quality, 1, 100)
         if self.resume_from is not None and not self.session_id:
             raise InvalidInputError(
                 "config.session_id is empty, but config.resume needs the session's id",
@@ -73,8 +87,10 @@ class Frame:
 
     ``encoding`` None = told by the data's first bytes. Size 0 = as the image says.
     ``deadline_seconds`` after its arrival a frame that still waits is skipped; 0 = never.
-    ``is_memorise_only``: no label map is wanted. ``fault`` is what the wire found wrong with the
-    frame already; it will be the frame's result.
+    ``is_memorise_only``: no label map is wanted. ``held_frame_index``: the client holds the label
+    map of that frame. ``fault`` is what the wire found wrong with the frame already; it will be the
+    frame's result. ``traceparent``: the W3C trace that the frame belongs to; empty: that of its
+    stream.
     """
 
     index: int
@@ -85,18 +101,31 @@ class Frame:
     height: int = 0
     deadline_seconds: float = 0.0
     is_memorise_only: bool = False
+    held_frame_index: int | None = None
     fault: SegstreamError | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedLabelMap:
-    """A label map as the client asked for it, and the digest of its train ids."""
+    """A label map as the client asked for it, and the digest of its train ids.
+
+    ``data`` of a DELTA tells the change since the label map of ``base_frame_index``; None = it is
+    whole. ``confidence`` is a packed confidence map, empty = not asked for.
+    """
 
     encoding: LabelMapEncoding
     width: int
     height: int
     data: bytes
     digest: bytes
+    base_frame_index: int | None = None
+    confidence: bytes = b""
+
+    @property
+    def num_bytes(self) -> int:
+        """What travels of it."""
+        return len(self.data) + len(self.confidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +159,10 @@ class FrameResult:
 
 @dataclass(frozen=True, slots=True)
 class SessionStatus:
-    """A session as operators see it; ages in seconds, ``page_age_seconds`` oldest first."""
+    """A session as operators see it; ages in seconds, ``page_age_seconds`` oldest first.
+
+    ``temporal_consistency``: the running mean of its stream, None where nothing was compared.
+    """
 
     session_id: str
     model: str
@@ -147,3 +179,4 @@ class SessionStatus:
     idle_seconds: float
     last_move: str
     last_move_age_seconds: float
+    temporal_consistency: float | None

@@ -1,4 +1,8 @@
-"""The last answers of a session, kept for a client that lost them on the way."""
+"""The last answers of a session, kept for a client that lost them on the way.
+
+Label maps are kept whole, so that an answer given again needs nothing that its client may have
+lost, and so that later ones can be told by what has changed since.
+"""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -40,13 +44,19 @@ class RecentResults:
         result = self._results.get(frame_index)
         return result and replace(result, is_duplicate=True)
 
+    def label_map(self, frame_index: int) -> EncodedLabelMap | None:
+        """The label map that was the answer to a frame, if it is still here."""
+        result = self._results.get(frame_index)
+        outcome = result.outcome if result is not None else None
+        return outcome if isinstance(outcome, EncodedLabelMap) else None
+
     def covers(self, frame_index: int) -> bool:
         """Whether a client that lacks this answer and those after it can have them from here."""
         return frame_index in self._results
 
 
 def _num_bytes(result: FrameResult) -> int:
-    return len(result.outcome.data) if isinstance(result.outcome, EncodedLabelMap) else 0
+    return result.outcome.num_bytes if isinstance(result.outcome, EncodedLabelMap) else 0
 
 
 class StoredResult(BaseModel):
@@ -65,6 +75,7 @@ class StoredResult(BaseModel):
     height: int = 0
     data: bytes = b""
     digest: bytes = b""
+    confidence: bytes = b""
     skip_reason: SkipReason | None = None
     is_memorised: bool = False
 
@@ -87,6 +98,7 @@ class StoredResult(BaseModel):
                 outcome.height,
             )
             stored.data, stored.digest = outcome.data, outcome.digest
+            stored.confidence = outcome.confidence
         elif isinstance(outcome, Skipped):
             stored.skip_reason, stored.is_memorised = outcome.reason, outcome.is_memorised
         return stored
@@ -99,7 +111,8 @@ class StoredResult(BaseModel):
         else:
             assert self.encoding is not None
             outcome = EncodedLabelMap(
-                self.encoding, self.width, self.height, self.data, self.digest
+                *(self.encoding, self.width, self.height, self.data, self.digest),
+                confidence=self.confidence,
             )
         return FrameResult(
             self.frame_index,

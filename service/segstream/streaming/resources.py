@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from segstream.engine import Engine
@@ -12,6 +12,7 @@ from segstream.memory.session_store import SessionStore
 from segstream.memory.spill_tier import SpillTier
 from segstream.streaming.degradation import DegradationLadder
 from segstream.telemetry.metrics import Metrics
+from segstream.telemetry.tracing import Tracing, no_tracing
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -19,7 +20,10 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What all sessions share. ``codecs`` runs image work and copies off the event loop."""
+    """What all sessions share. ``codecs`` runs image work and copies off the event loop.
+
+    ``measures_consistency``: label maps are compared from frame to frame.
+    """
 
     engine: Engine
     store: SessionStore
@@ -29,6 +33,8 @@ class Resources:
     image_limits: ImageLimits
     ladder: DegradationLadder
     replica_name: str = ""
+    measures_consistency: bool = True
+    tracing: Tracing = field(default_factory=no_tracing)
 
     async def off_loop(self, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """The result of work done by a codec thread."""

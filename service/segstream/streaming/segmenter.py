@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
+from opentelemetry.trace import get_current_span
 
 from segstream.doors.accounts import Account, key_id_of
 from segstream.engine import ModelInfo
@@ -125,6 +126,15 @@ class Segmenter:
         if self._is_stopping:  # since it was checked
             stream.end(SessionEndReason.SHUTDOWN)
         log = _log.bind(session_id=session.name, model=model.name, epoch=session.lease.epoch)
+        structlog.contextvars.bind_contextvars(session_id=session.name)
+        get_current_span().set_attributes(
+            {
+                "segstream.session_id": session.name,
+                "segstream.model": model.name,
+                "segstream.origin": session.origin.value,
+                "segstream.epoch": session.lease.epoch,
+            }
+        )
         log.info("stream began", origin=session.origin.value)
         try:
             yield session

@@ -5,8 +5,10 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+
+from opentelemetry.trace import SpanKind, get_current_span
 
 from segstream.doors.accounts import Account, session_id_of
 from segstream.engine import ModelInfo, Step, StepResult
@@ -18,16 +20,22 @@ from segstream.errors import (
     SegstreamError,
 )
 from segstream.media.images import Image
+from segstream.media.label_maps import LabelMapEncoding
+from segstream.media.temporal_consistency import View, running_mean, temporal_consistency
 from segstream.memory.frame_log import LoggedFrame
 from segstream.memory.lease import Lease
 from segstream.memory.memory_bank import MemoryBank
 from segstream.streaming.frame_codec import (
+    Base,
     DecodedFrame,
     Decoding,
+    EncodedResult,
+    Timing,
     decode_frame,
     encode_result,
     timed,
 )
+from segstream.streaming.frame_trace import FrameTrace, StreamTrace, trace_engine_stages
 from segstream.streaming.messages import (
     EncodedLabelMap,
     Frame,
@@ -44,6 +52,7 @@ from segstream.streaming.scene_cut import SceneCutGuard
 from segstream.streaming.session_memory import SessionMemory
 from segstream.streaming.session_state import SessionState
 from segstream.streaming.stream import Stream
+from segstream.trace_context import sampled_traceparent
 from segstream.wire import FramePolicy, SkipReason
 
 
@@ -56,14 +65,23 @@ class FrameInWork:
     """A frame on its way through the session; its pixels are let go as soon as they are used."""
 
     frame: Frame
-    decoding: "asyncio.Task[tuple[Decoding, float]] | None" = None
+    trace: FrameTrace
+    decoding: "asyncio.Task[tuple[Decoding, Timing]] | None" = None
     arrived: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=dict)
     num_memory_frames: int = 0
     is_memory_reset: bool = False
     is_model_changed: bool = False
     degradation_level: int = 0
+    views: tuple[View, View] | None = None
+    consistency: float | None = None
     outcome: StepResult | FrameResult | Skipped | SegstreamError | None = None
+    full_image: Image | None = None  # for an overlay
+    kept: EncodedLabelMap | None = None  # where it is not what is sent
+
+    def seconds_since_decoded(self) -> float:
+        """What has passed since the frame arrived, less the time that decoding took."""
+        return time.perf_counter() - self.arrived - self.seconds["image_decode"]
 
 
 class Session:
@@ -113,6 +131,9 @@ class Session:
     def attach(self, config: SessionConfig) -> None:
         """A stream begins, with its own wishes but over the same memory."""
         self.stream = Stream(config)
+        self._trace = StreamTrace(self._resources.tracing)
+        self._last_view: View | None = None
+        self._consistency: float | None = None
         self._first_new_index = self.next_frame_index
         self.heard_at = time.monotonic()
         self._guard = SceneCutGuard() if config.has_scene_cut_guard else None
@@ -140,7 +161,7 @@ class Session:
     def begin(self, frame: Frame) -> FrameInWork:
         """Start decoding a frame, unless it is likely to be skipped."""
         self.heard_at = time.monotonic()
-        work = FrameInWork(frame)
+        work = FrameInWork(frame, self._trace.begin(frame))
         if self.config.frame_policy is not FramePolicy.LATEST:
             work.decoding = self._start_decoding(frame)
         return work
@@ -166,10 +187,10 @@ class Session:
             await self._take_in(work, skip)
 
     async def _take_in(self, work: FrameInWork, skip: SkipReason | None) -> None:
-        decoded, work.seconds["image_decode"] = await (
-            work.decoding or self._start_decoding(work.frame)
-        )
+        decoded, timing = await (work.decoding or self._start_decoding(work.frame))
         work.decoding = None
+        work.seconds["image_decode"] = timing.seconds
+        work.trace.stage("image_decode", timing.seconds, ended_ns=timing.ended_ns)
         try:
             if isinstance(decoded, SegstreamError):
                 raise decoded
@@ -191,9 +212,10 @@ class Session:
         if not await self.lease.confirm():
             self.stream.end(SessionEndReason.REPLACED)
             raise SessionOverError
-        self._recent.add(result)
+        self._recent.add(result if work.kept is None else replace(result, outcome=work.kept))
         self._unfinished.pop(work.frame.index, None)
         self._account(work, result)
+        work.trace.end(result)
         return result
 
     async def settle(self) -> None:
@@ -202,6 +224,7 @@ class Session:
             await asyncio.wait([self._stepping])
             if not self._stepping.cancelled():
                 self._stepping.exception()  # nobody is left to be told
+        self._last_view = None
         for work in list(self._unfinished.values()):
             with suppress(SessionOverError):
                 await self.finish(work)
@@ -225,6 +248,7 @@ class Session:
             idle_seconds=time.monotonic() - self.heard_at,
             last_move=memory.last_move,
             last_move_age_seconds=memory.last_move_age(),
+            temporal_consistency=self._consistency,
         )
 
     def _answered_before(self, frame_index: int) -> FrameResult | None:
@@ -250,11 +274,13 @@ class Session:
         keeps = self.config.frame_policy is FramePolicy.KEEP_MEMORY_SKIP_MASK
         return keeps or skip is SkipReason.MEMORISE_ONLY
 
-    def _start_decoding(self, frame: Frame) -> "asyncio.Task[tuple[Decoding, float]]":
-        return asyncio.create_task(self._resources.off_loop(timed, self._decode, frame))
+    def _start_decoding(self, frame: Frame) -> "asyncio.Task[tuple[Decoding, Timing]]":
+        decode = partial(self._decode, wants_grey=self._resources.measures_consistency)
+        return asyncio.create_task(self._resources.off_loop(timed, decode, frame))
 
-    def _decode(self, frame: Frame | LoggedFrame) -> Decoding:
-        return decode_frame(frame, self.config.max_working_height, self._resources.image_limits)
+    def _decode(self, frame: Frame | LoggedFrame, *, wants_grey: bool = False) -> Decoding:
+        limits = self._resources.image_limits
+        return decode_frame(frame, self.config.max_working_height, limits, wants_grey=wants_grey)
 
     def _check(self, frame: Frame, decoded: DecodedFrame) -> None:
         if frame.index < self.next_frame_index:
@@ -275,12 +301,14 @@ class Session:
         self, work: FrameInWork, decoded: DecodedFrame, skip: SkipReason | None
     ) -> None:
         """Where the model was replaced meanwhile, rebuild the memory on the new one first."""
-        try:
-            await self._step(work, decoded, skip)
-        except ModelChangedError:
-            await self._follow_model()
-            work.is_model_changed = True
-            await self._step(work, decoded, skip)
+        work.trace.stage("wait", work.seconds_since_decoded())
+        with work.trace.is_current():
+            try:
+                await self._step(work, decoded, skip)
+            except ModelChangedError:
+                await self._follow_model()
+                work.is_model_changed = True
+                await self._step(work, decoded, skip)
 
     async def _follow_model(self) -> None:
         old, new = self.model, self._resources.engine.models[self.model.name]
@@ -298,12 +326,14 @@ class Session:
         resources, model, image = self._resources, self.model, decoded.image
         guard, is_cut = await self._guarded(image)
         geometry = resources.engine.page_geometry(model.name, *image.shape[:2])
+        holding = time.perf_counter()
         async with self.memory.hold(geometry, is_reset=is_cut) as bank:
+            work.trace.stage("memory_hold", time.perf_counter() - holding)
             work.is_memory_reset = is_cut or self.memory.was_lost
             work.degradation_level = resources.ladder.level
             depth = 0 if is_cut or skip is not None else resources.ladder.read_depth()
             read_slots = bank.slots[-depth:] if depth else ()
-            waited = time.perf_counter() - work.arrived - work.seconds["image_decode"]
+            waited = work.seconds_since_decoded()
             result = await self._step_into(bank, image, read_slots, wants_label_map=skip is None)
             # Nothing may come between these: the frame is in the memory or it is not.
             bank.commit(is_reset=is_cut)
@@ -312,7 +342,12 @@ class Session:
             self._frame_size = (decoded.width, decoded.height)
             self._guard = guard
             work.outcome = result if skip is None else Skipped(skip, is_memorised=True)
+            if self.config.label_map_encoding is LabelMapEncoding.OVERLAY_JPEG:
+                work.full_image = decoded.full_image
             self._unfinished[work.frame.index] = work
+        if decoded.grey is not None and result.label_map is not None:
+            before, self._last_view = self._last_view, View(decoded.grey, result.label_map)
+            work.views = None if before is None else (before, self._last_view)
         work.num_memory_frames = len(read_slots)
         work.seconds.update(result.stage_seconds)
         work.seconds["queue"] = work.seconds.get("queue", 0.0) + waited
@@ -327,13 +362,19 @@ class Session:
         wants_label_map: bool,
     ) -> StepResult:
         """One step of the engine into a reserved slot, which goes back if it fails."""
-        write_slot = bank.reserve()
-        step = self._new_step(image, bank, write_slot, read_slots, wants_label_map=wants_label_map)
-        try:
-            return await self._resources.engine.step(step)
-        except BaseException:
-            bank.rollback()
-            raise
+        tracing, write_slot = self._resources.tracing, bank.reserve()
+        with tracing.span("engine_step", SpanKind.CLIENT) as span:
+            started_ns = time.time_ns()
+            step = self._new_step(
+                image, bank, write_slot, read_slots, wants_label_map=wants_label_map
+            )
+            try:
+                result = await self._resources.engine.step(step)
+            except BaseException:
+                bank.rollback()
+                raise
+            trace_engine_stages(tracing, span, started_ns, result.stage_seconds)
+        return result
 
     def _new_step(
         self,
@@ -352,7 +393,8 @@ class Session:
             write_slot,
             wants_label_map,
             model_digest=self.model.digest,
-            traceparent=self.config.traceparent,
+            traceparent=sampled_traceparent(get_current_span()),
+            wants_confidence=wants_label_map and self.config.wants_confidence,
         )
 
     async def _memorise_again(self, frames: Sequence[LoggedFrame], bank: MemoryBank) -> None:
@@ -402,16 +444,8 @@ class Session:
         encoded: EncodedLabelMap | Skipped
         batch_size = 0
         if isinstance(outcome, StepResult):
-            assert outcome.label_map is not None
-            assert self._frame_size is not None
             batch_size = outcome.batch_size
-            encode = partial(
-                encode_result,
-                *(outcome.label_map, self._frame_size, self.config, self.model.label_set),
-            )
-            encoded, work.seconds["label_map_encode"] = await self._resources.off_loop(
-                timed, encode
-            )
+            encoded = await self._encode(work, outcome)
             work.seconds["total"] = time.perf_counter() - work.arrived
         else:
             encoded = outcome
@@ -427,6 +461,36 @@ class Session:
             stage_seconds=work.seconds,
         )
 
+    async def _encode(self, work: FrameInWork, result: StepResult) -> EncodedLabelMap:
+        assert self._frame_size is not None
+        frame_size, base = self._frame_size, self._base(work.frame)
+
+        def encode() -> EncodedResult:
+            if work.views is not None:
+                work.consistency = temporal_consistency(*work.views)
+                work.views = None
+            return encode_result(
+                *(result, frame_size, self.config, self.model.label_set),
+                image=work.full_image,
+                base=base,
+            )
+
+        encoded, timing = await self._resources.off_loop(timed, encode)
+        work.seconds["label_map_encode"] = timing.seconds
+        work.trace.stage("label_map_encode", timing.seconds, ended_ns=timing.ended_ns)
+        work.full_image = None
+        if encoded.kept is not encoded.sent:
+            work.kept = encoded.kept
+        return encoded.sent
+
+    def _base(self, frame: Frame) -> Base | None:
+        """What a delta may be told against: a label map that client and session both hold."""
+        index = frame.held_frame_index
+        if index is None or self.config.label_map_encoding is not LabelMapEncoding.DELTA:
+            return None
+        held = self._recent.label_map(index)
+        return None if held is None else Base(index, held)
+
     def _account(self, work: FrameInWork, result: FrameResult) -> None:
         metrics, outcome = self._resources.metrics, result.outcome
         if isinstance(outcome, SegstreamError):
@@ -435,7 +499,15 @@ class Session:
             metrics.frame_skipped(self.model.name, outcome.reason.value)
         elif not result.is_duplicate:
             self.num_label_maps += 1
-            metrics.frame_answered(self.model.name, work.seconds, result.batch_size)
+            metrics.frame_answered(
+                self.model.name,
+                work.seconds,
+                result.batch_size,
+                is_offline=self.config.is_offline,
+            )
+        if work.consistency is not None:
+            metrics.label_maps_compared(self.model.name, work.consistency)
+            self._consistency = running_mean(self._consistency, work.consistency)
 
     def _describe(self) -> SessionState:
         results = (StoredResult.of(result) for result in self._recent.results)

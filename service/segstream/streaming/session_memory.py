@@ -197,9 +197,10 @@ class SessionMemory:
             snapshot = await self._own_snapshot()
         if snapshot is None or not snapshot.fits(bank):
             return False
-        await self._resources.off_loop(snapshot.into, bank)
-        for frame in recalled.later_frames if recalled is not None else ():
-            await self._memorise([frame], bank)
+        with self._resources.tracing.span("restore"):
+            await self._resources.off_loop(snapshot.into, bank)
+            for frame in recalled.later_frames if recalled is not None else ():
+                await self._memorise([frame], bank)
         self._note_move("restore")
         return True
 
@@ -222,7 +223,8 @@ class SessionMemory:
             self._forget_pages()
             self.was_lost = True
             return
-        await self._memorise(frames, bank)
+        with self._resources.tracing.span("rebuild"):
+            await self._memorise(frames, bank)
         self._note_move("rebuild")
         num_bytes = len(bank.slots) * bank.pool.page_bytes
         self._resources.metrics.memory_moved(

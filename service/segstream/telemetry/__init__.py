@@ -1,1 +1,1 @@
-"""Metrics and logs."""
+"""Metrics, traces and logs."""

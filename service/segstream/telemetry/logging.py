@@ -5,6 +5,7 @@ import sys
 from typing import Literal
 
 import structlog
+from opentelemetry import trace
 
 from segstream.doors.redaction import redacted
 
@@ -22,6 +23,7 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
     """Send structlog's events and the libraries' own log records through one formatter."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_trace_ids,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -55,3 +57,14 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
+
+
+def _add_trace_ids(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """``trace_id`` and ``span_id`` of the current span, as OpenTelemetry writes them."""
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        event["trace_id"] = trace.format_trace_id(context.trace_id)
+        event["span_id"] = trace.format_span_id(context.span_id)
+    return event

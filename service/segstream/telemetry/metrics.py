@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 STAGES = (
     "queue",
@@ -13,10 +13,14 @@ STAGES = (
     "label_map_encode",
     "total",
 )
+_WAITING = ("queue", "total")
 _STAGE_BUCKETS = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.033, 0.05),
     *(0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0),
 )
+# Counted from 0: Prometheus takes no notice of a counter that first appears at 1.
+_MISHAPS = (("fail", "redis"), ("fail", "directory"), ("lose", "frames"), ("rebuild", "frames"))
+_SHARE_BUCKETS = (0.5, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 1.0)
 
 
 class Metrics:
@@ -44,6 +48,13 @@ class Metrics:
             buckets=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
             registry=self.registry,
         )
+        self._consistency = Histogram(
+            "segstream_temporal_consistency_ratio",
+            "Of the pixels that stood still, the share that kept its class since the last frame.",
+            ["model"],
+            buckets=_SHARE_BUCKETS,
+            registry=self.registry,
+        )
         self._sessions_ended = Counter(
             "segstream_sessions_ended_total",
             "Sessions ended, by reason.",
@@ -63,6 +74,8 @@ class Metrics:
             ["kind", "tier"],
             registry=self.registry,
         )
+        for kind_and_tier in _MISHAPS:
+            self._moves.labels(*kind_and_tier)
         self._moved_bytes = Counter(
             "segstream_memory_moved_bytes_total",
             "Bytes of memory moved.",
@@ -97,6 +110,10 @@ class Metrics:
             registry=self.registry,
         )
 
+    def build_info(self, facts: Mapping[str, str]) -> None:
+        """Show what runs here as the labels of ``segstream_build_info``, whose value is 1."""
+        Info("segstream_build", "What runs here.", registry=self.registry).info(dict(facts))
+
     def gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """Show ``segstream_<name>`` as ``value()`` at the time of each scrape."""
         Gauge(f"segstream_{name}", help_text, registry=self.registry).set_function(value)
@@ -110,13 +127,27 @@ class Metrics:
             family.labels(label_value).set_function(value)
 
     def frame_answered(
-        self, model: str, stage_seconds: Mapping[str, float], batch_size: int
+        self,
+        model: str,
+        stage_seconds: Mapping[str, float],
+        batch_size: int,
+        *,
+        is_offline: bool = False,
     ) -> None:
-        """One frame got its label map."""
+        """One frame got its label map.
+
+        is_offline: nobody waited for it; how long it did then says nothing of the service.
+        """
         self._frames.labels(model, "ok").inc()
         self._batch_size.labels(model).observe(batch_size)
         for stage in STAGES:
+            if is_offline and stage in _WAITING:
+                continue
             self._stage_seconds.labels(model, stage).observe(stage_seconds.get(stage, 0.0))
+
+    def label_maps_compared(self, model: str, consistency: float) -> None:
+        """Two neighbouring label maps of a stream were compared."""
+        self._consistency.labels(model).observe(consistency)
 
     def frame_failed(self, model: str, error: Exception) -> None:
         """One frame got an error instead."""

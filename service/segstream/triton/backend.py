@@ -111,6 +111,7 @@ def _question(request: Any, parameters: dict[str, Any]) -> Question:
         keys=None if keys is None else keys[0],
         values=None if values is None else values[0],
         wants_page=contract.KEY in outputs,
+        wants_confidence=contract.CONFIDENCE in outputs,
     )
 
 
@@ -127,6 +128,7 @@ def _response(request: Any, answer: Answer | SegstreamError) -> Any:
     report = {"batch_size": result.batch_size, "stage_seconds": result.stage_seconds}
     made = {
         contract.LABEL_MAP: result.label_map,
+        contract.CONFIDENCE: result.confidence,
         contract.KEY: answer.key,
         contract.VALUE: answer.value,
     }

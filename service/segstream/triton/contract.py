@@ -19,14 +19,15 @@ from segstream.errors import (
 from segstream.label_sets import LABEL_SETS
 from segstream.pages import PageGeometry
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 BACKEND = "lmanet"
 
 # Inputs: one frame (1, H, W, 3) uint8 and, where pages travel, keys (1, T, h, w, Dk) and values.
 FRAME, KEYS, VALUES = "FRAME", "KEYS", "VALUES"
-# Outputs, each only where it is asked for: label map (1, H, W) uint8, a report (1, n) of JSON in
-# uint8, and the frame's own key (1, h, w, Dk) and value where pages travel.
-LABEL_MAP, REPORT, KEY, VALUE = "LABEL_MAP", "REPORT", "KEY", "VALUE"
+# Outputs, each only where it is asked for: label map and confidence (1, H, W) uint8, a report
+# (1, n) of JSON in uint8, and the frame's own key (1, h, w, Dk) and value where pages travel.
+LABEL_MAP, CONFIDENCE, REPORT = "LABEL_MAP", "CONFIDENCE", "REPORT"
+KEY, VALUE = "KEY", "VALUE"
 
 # Parameters of a request.
 ASK, DESCRIBE = "ask", "describe"

@@ -8,6 +8,7 @@ from multiprocessing.shared_memory import SharedMemory
 
 import structlog
 
+from segstream.media.confidence import ConfidenceMap
 from segstream.media.images import Image
 from segstream.media.label_maps import LabelMap
 from segstream.memory.shared_storage import (
@@ -29,13 +30,15 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameSlot:
-    """Room for one frame ``(H, W, 3)`` and its label map ``(H, W)``, and where it lies."""
+    """Room for one frame ``(H, W, 3)`` and what comes of it, maps ``(H, W)``; where they lie."""
 
     region: str
     frame: Image
     frame_offset: int
     label_map: LabelMap
     label_map_offset: int
+    confidence: ConfidenceMap
+    confidence_offset: int
 
 
 class _Region:
@@ -43,7 +46,7 @@ class _Region:
 
     def __init__(self, height: int, width: int) -> None:
         label_map_bytes = height * width
-        slot_bytes = -(-4 * label_map_bytes // _ALIGNMENT) * _ALIGNMENT
+        slot_bytes = -(-5 * label_map_bytes // _ALIGNMENT) * _ALIGNMENT
         num_slots = min(_MAX_SLOTS, max(1, _MAX_REGION_BYTES // slot_bytes))
         self.name = region_name("frames")
         self.num_bytes = num_slots * slot_bytes
@@ -55,9 +58,15 @@ class _Region:
         for at in range(0, self.num_bytes, slot_bytes):
             label_map_at = at + 3 * label_map_bytes
             frame = memory[at:label_map_at].reshape(height, width, 3)
-            label_map = memory[label_map_at : label_map_at + label_map_bytes]
-            label_map = label_map.reshape(height, width)
-            self.free.put_nowait(FrameSlot(self.name, frame, at, label_map, label_map_at))
+            confidence_at = label_map_at + label_map_bytes
+            label_map, confidence = memory[
+                label_map_at : label_map_at + 2 * label_map_bytes
+            ].reshape(2, height, width)
+            self.free.put_nowait(
+                FrameSlot(
+                    *(self.name, frame, at, label_map, label_map_at, confidence, confidence_at)
+                )
+            )
 
     @property
     def is_idle(self) -> bool:

@@ -35,6 +35,17 @@ class Ports:
     metrics: int = 8002
 
 
+def trace_options(otlp_endpoint: str) -> tuple[str, ...]:
+    """Let the server send OpenTelemetry spans of those requests alone that bring a traceparent."""
+    told = (
+        "mode=opentelemetry",
+        f"opentelemetry,url={otlp_endpoint}",
+        "level=TIMESTAMPS",
+        "rate=0",
+    )
+    return tuple(f"--trace-config={each}" for each in told)
+
+
 class TritonServer:
     """Serves every model of ``repository`` from ``host``; a context manager.
 

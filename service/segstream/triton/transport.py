@@ -68,6 +68,10 @@ class SharedMemoryTransport:
                 label_map = grpc_client.InferRequestedOutput(contract.LABEL_MAP)
                 label_map.set_shared_memory(slot.region, height * width, slot.label_map_offset)
                 outputs.append(label_map)
+            if step.wants_confidence:
+                confidence = grpc_client.InferRequestedOutput(contract.CONFIDENCE)
+                confidence.set_shared_memory(slot.region, height * width, slot.confidence_offset)
+                outputs.append(confidence)
             parameters = {
                 contract.DIGEST: step.model_digest,
                 contract.POOL: self._storage.handle(step.pages).encode(),
@@ -78,7 +82,8 @@ class SharedMemoryTransport:
                 step.model, [frame], outputs, parameters, step.traceparent
             )
             found = slot.label_map.copy() if step.wants_label_map else None
-        return _result(found, answer, started)
+            sure = slot.confidence.copy() if step.wants_confidence else None
+        return _result(found, sure, answer, started)
 
     async def server_started(self) -> None:
         """See ``Transport``."""
@@ -113,13 +118,15 @@ class TensorTransport:
             ]
         names = [contract.REPORT, contract.KEY, contract.VALUE]
         names += [contract.LABEL_MAP] if step.wants_label_map else []
+        names += [contract.CONFIDENCE] if step.wants_confidence else []
         outputs = [grpc_client.InferRequestedOutput(name) for name in names]
         parameters = {contract.DIGEST: step.model_digest}
         answer = await self._client.infer(step.model, inputs, outputs, parameters, step.traceparent)
         for name, pool in ((contract.KEY, step.pages.keys), (contract.VALUE, step.pages.values)):
             pool[step.write_slot] = torch.from_numpy(np.array(answer.as_numpy(name)[0]))
         found = answer.as_numpy(contract.LABEL_MAP)[0] if step.wants_label_map else None
-        return _result(found, answer, started)
+        sure = answer.as_numpy(contract.CONFIDENCE)[0] if step.wants_confidence else None
+        return _result(found, sure, answer, started)
 
     async def server_started(self) -> None:
         """See ``Transport``: there is nothing to tell."""
@@ -128,9 +135,9 @@ class TensorTransport:
         """See ``Transport``: nothing is shared."""
 
 
-def _result(label_map: Any, answer: Any, started: float) -> StepResult:
+def _result(label_map: Any, confidence: Any, answer: Any, started: float) -> StepResult:
     """What is not the backend's own time counts as time in the queue."""
     report = json.loads(answer.as_numpy(contract.REPORT)[0].tobytes())
     seconds: dict[str, float] = report["stage_seconds"]
     seconds["queue"] = time.perf_counter() - started - sum(seconds.values())
-    return StepResult(label_map, report["batch_size"], seconds)
+    return StepResult(label_map, report["batch_size"], seconds, confidence)

@@ -54,6 +54,7 @@ class Question:
     keys: Floats | None = None
     values: Floats | None = None
     wants_page: bool = False
+    wants_confidence: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,7 +146,13 @@ class Worker:
         else:
             pages, read_slots, write_slot = self._pooled_pages(question, geometry)
         return Step(
-            self._name, question.frame, pages, read_slots, write_slot, question.wants_label_map
+            self._name,
+            question.frame,
+            pages,
+            read_slots,
+            write_slot,
+            question.wants_label_map,
+            wants_confidence=question.wants_confidence,
         )
 
     def _pooled_pages(

@@ -13,6 +13,9 @@ class LabelMapEncoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LABEL_MAP_ENCODING_PNG: _ClassVar[LabelMapEncoding]
     LABEL_MAP_ENCODING_ZSTD: _ClassVar[LabelMapEncoding]
     LABEL_MAP_ENCODING_RAW: _ClassVar[LabelMapEncoding]
+    LABEL_MAP_ENCODING_COCO_RLE: _ClassVar[LabelMapEncoding]
+    LABEL_MAP_ENCODING_DELTA: _ClassVar[LabelMapEncoding]
+    LABEL_MAP_ENCODING_OVERLAY_JPEG: _ClassVar[LabelMapEncoding]
 
 class IdSpace(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -69,6 +72,9 @@ LABEL_MAP_ENCODING_UNSPECIFIED: LabelMapEncoding
 LABEL_MAP_ENCODING_PNG: LabelMapEncoding
 LABEL_MAP_ENCODING_ZSTD: LabelMapEncoding
 LABEL_MAP_ENCODING_RAW: LabelMapEncoding
+LABEL_MAP_ENCODING_COCO_RLE: LabelMapEncoding
+LABEL_MAP_ENCODING_DELTA: LabelMapEncoding
+LABEL_MAP_ENCODING_OVERLAY_JPEG: LabelMapEncoding
 ID_SPACE_UNSPECIFIED: IdSpace
 ID_SPACE_TRAIN_ID: IdSpace
 ID_SPACE_LABEL_ID: IdSpace
@@ -128,7 +134,7 @@ class StreamSegmentResponse(_message.Message):
     def __init__(self, ready: _Optional[_Union[SessionReady, _Mapping]] = ..., result: _Optional[_Union[FrameResult, _Mapping]] = ..., ended: _Optional[_Union[SessionEnded, _Mapping]] = ..., error: _Optional[_Union[SessionError, _Mapping]] = ...) -> None: ...
 
 class SessionConfig(_message.Message):
-    __slots__ = ("session_id", "model", "label_map_encoding", "id_space", "max_working_height", "frame_policy", "has_scene_cut_guard", "resume", "is_memoryless")
+    __slots__ = ("session_id", "model", "label_map_encoding", "id_space", "max_working_height", "frame_policy", "has_scene_cut_guard", "resume", "is_memoryless", "overlay", "wants_confidence")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LABEL_MAP_ENCODING_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +144,8 @@ class SessionConfig(_message.Message):
     HAS_SCENE_CUT_GUARD_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
     IS_MEMORYLESS_FIELD_NUMBER: _ClassVar[int]
+    OVERLAY_FIELD_NUMBER: _ClassVar[int]
+    WANTS_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     model: str
     label_map_encoding: LabelMapEncoding
@@ -147,7 +155,17 @@ class SessionConfig(_message.Message):
     has_scene_cut_guard: bool
     resume: Resume
     is_memoryless: bool
-    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., label_map_encoding: _Optional[_Union[LabelMapEncoding, str]] = ..., id_space: _Optional[_Union[IdSpace, str]] = ..., max_working_height: _Optional[int] = ..., frame_policy: _Optional[_Union[FramePolicy, str]] = ..., has_scene_cut_guard: _Optional[bool] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., is_memoryless: _Optional[bool] = ...) -> None: ...
+    overlay: OverlayStyle
+    wants_confidence: bool
+    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., label_map_encoding: _Optional[_Union[LabelMapEncoding, str]] = ..., id_space: _Optional[_Union[IdSpace, str]] = ..., max_working_height: _Optional[int] = ..., frame_policy: _Optional[_Union[FramePolicy, str]] = ..., has_scene_cut_guard: _Optional[bool] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., is_memoryless: _Optional[bool] = ..., overlay: _Optional[_Union[OverlayStyle, _Mapping]] = ..., wants_confidence: _Optional[bool] = ...) -> None: ...
+
+class OverlayStyle(_message.Message):
+    __slots__ = ("opacity", "quality")
+    OPACITY_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    opacity: float
+    quality: int
+    def __init__(self, opacity: _Optional[float] = ..., quality: _Optional[int] = ...) -> None: ...
 
 class Resume(_message.Message):
     __slots__ = ("next_frame_index",)
@@ -156,7 +174,7 @@ class Resume(_message.Message):
     def __init__(self, next_frame_index: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("index", "timestamp_us", "encoding", "data", "width", "height", "deadline_ms", "is_memorise_only")
+    __slots__ = ("index", "timestamp_us", "encoding", "data", "width", "height", "deadline_ms", "is_memorise_only", "held_frame_index", "traceparent")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_US_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +183,8 @@ class Frame(_message.Message):
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     IS_MEMORISE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    HELD_FRAME_INDEX_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     index: int
     timestamp_us: int
     encoding: ImageEncoding
@@ -173,7 +193,9 @@ class Frame(_message.Message):
     height: int
     deadline_ms: int
     is_memorise_only: bool
-    def __init__(self, index: _Optional[int] = ..., timestamp_us: _Optional[int] = ..., encoding: _Optional[_Union[ImageEncoding, str]] = ..., data: _Optional[bytes] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., is_memorise_only: _Optional[bool] = ...) -> None: ...
+    held_frame_index: int
+    traceparent: str
+    def __init__(self, index: _Optional[int] = ..., timestamp_us: _Optional[int] = ..., encoding: _Optional[_Union[ImageEncoding, str]] = ..., data: _Optional[bytes] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., is_memorise_only: _Optional[bool] = ..., held_frame_index: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class SessionReady(_message.Message):
     __slots__ = ("session_id", "model", "epoch", "origin", "next_frame_index", "memory_length", "class_names")
@@ -228,18 +250,24 @@ class SkippedFrame(_message.Message):
     def __init__(self, reason: _Optional[_Union[SkipReason, str]] = ..., is_memorised: _Optional[bool] = ...) -> None: ...
 
 class LabelMap(_message.Message):
-    __slots__ = ("encoding", "width", "height", "data", "digest")
+    __slots__ = ("encoding", "width", "height", "data", "digest", "base_frame_index", "confidence", "num_confidence_bytes")
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    BASE_FRAME_INDEX_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    NUM_CONFIDENCE_BYTES_FIELD_NUMBER: _ClassVar[int]
     encoding: LabelMapEncoding
     width: int
     height: int
     data: bytes
     digest: bytes
-    def __init__(self, encoding: _Optional[_Union[LabelMapEncoding, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., data: _Optional[bytes] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    base_frame_index: int
+    confidence: bytes
+    num_confidence_bytes: int
+    def __init__(self, encoding: _Optional[_Union[LabelMapEncoding, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., data: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., base_frame_index: _Optional[int] = ..., confidence: _Optional[bytes] = ..., num_confidence_bytes: _Optional[int] = ...) -> None: ...
 
 class FrameError(_message.Message):
     __slots__ = ("code", "message", "field", "retry_after_seconds", "reason", "metadata")
@@ -348,7 +376,7 @@ class CloseSessionResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class SessionStatus(_message.Message):
-    __slots__ = ("session_id", "model", "owner", "epoch", "is_streaming", "next_frame_index", "num_label_maps", "tier", "device_bytes", "spill_bytes", "frame_bytes", "page_age_seconds", "idle_seconds", "last_move", "last_move_age_seconds")
+    __slots__ = ("session_id", "model", "owner", "epoch", "is_streaming", "next_frame_index", "num_label_maps", "tier", "device_bytes", "spill_bytes", "frame_bytes", "page_age_seconds", "idle_seconds", "last_move", "last_move_age_seconds", "temporal_consistency")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
@@ -364,6 +392,7 @@ class SessionStatus(_message.Message):
     IDLE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     LAST_MOVE_FIELD_NUMBER: _ClassVar[int]
     LAST_MOVE_AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TEMPORAL_CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     model: str
     owner: str
@@ -379,4 +408,5 @@ class SessionStatus(_message.Message):
     idle_seconds: float
     last_move: str
     last_move_age_seconds: float
-    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., owner: _Optional[str] = ..., epoch: _Optional[int] = ..., is_streaming: _Optional[bool] = ..., next_frame_index: _Optional[int] = ..., num_label_maps: _Optional[int] = ..., tier: _Optional[_Union[MemoryTier, str]] = ..., device_bytes: _Optional[int] = ..., spill_bytes: _Optional[int] = ..., frame_bytes: _Optional[int] = ..., page_age_seconds: _Optional[_Iterable[float]] = ..., idle_seconds: _Optional[float] = ..., last_move: _Optional[str] = ..., last_move_age_seconds: _Optional[float] = ...) -> None: ...
+    temporal_consistency: float
+    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., owner: _Optional[str] = ..., epoch: _Optional[int] = ..., is_streaming: _Optional[bool] = ..., next_frame_index: _Optional[int] = ..., num_label_maps: _Optional[int] = ..., tier: _Optional[_Union[MemoryTier, str]] = ..., device_bytes: _Optional[int] = ..., spill_bytes: _Optional[int] = ..., frame_bytes: _Optional[int] = ..., page_age_seconds: _Optional[_Iterable[float]] = ..., idle_seconds: _Optional[float] = ..., last_move: _Optional[str] = ..., last_move_age_seconds: _Optional[float] = ..., temporal_consistency: _Optional[float] = ...) -> None: ...

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from segstream.errors import NotFoundError, UnavailableError
@@ -16,7 +17,7 @@ from segstream.triton.engine import TritonEngine
 from segstream.triton.server import TritonServer
 from segstream.triton.statistics import follow_statistics
 from tests.integration.triton.conftest import MODEL
-from tests.support.models import digests, make_video, segment_alone
+from tests.support.models import as_frames, digests, make_video, segment_alone
 from tests.support.triton import service_in_triton, stream
 
 DRIVE = Path(__file__).parents[3] / "../shared/clips/camvid_val_480x360_15fps.mp4"
@@ -37,6 +38,22 @@ async def test_eight_interleaved_sessions_are_those_of_the_engine_in_process(
     for found, video in zip(answers, videos, strict=True):
         assert [result.digest for result in found] == digests(segment_alone(model, video))
         assert [result.num_memory_frames for result in found] == [0, 1, 2, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("page_passing", ["shared", "tensors"])
+async def test_confidence_is_that_of_the_engine_in_process(
+    triton: TritonServer, model: LMANet, page_passing: str
+) -> None:
+    video = make_video(3)
+    async with service_in_triton(triton.address, [MODEL], page_passing=page_passing) as service:
+        found = await stream(service, video, wants_confidence=True)
+        plain = await stream(service, video)
+    logits = model.stream()
+    for result, without, image in zip(found, plain, video, strict=True):
+        classes = logits.step(as_frames(image))[0, : model.config.label_set.num_classes]
+        softmax = classes.softmax(dim=0).amax(dim=0).numpy()
+        assert np.abs(result.confidence - 255 * softmax).max() < 0.6
+        assert result.digest == without.digest
 
 
 async def test_frames_of_several_sessions_and_services_share_a_batch(

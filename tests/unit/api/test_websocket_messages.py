@@ -53,7 +53,21 @@ def test_a_label_map_travels_behind_the_head() -> None:
         "width": 2,
         "height": 1,
         "digest": "ZA==",
+        "num_confidence_bytes": 0,
     }
+
+
+def test_confidence_travels_behind_the_label_map() -> None:
+    label_map = pb.LabelMap(data=b"\x01", confidence=b"PNG", num_confidence_bytes=3)
+    label_map.base_frame_index = 0
+    response = pb.StreamSegmentResponse(result=pb.FrameResult(label_map=label_map))
+    message = message_from_response(response)
+    assert isinstance(message, bytes)
+    head, data = unpacked(message)
+    assert data == b"\x01PNG"
+    sent = head["result"]["label_map"]
+    assert (sent["num_confidence_bytes"], sent["base_frame_index"]) == (3, "0")
+    assert "confidence" not in sent
 
 
 def test_a_response_without_bytes_is_text() -> None:

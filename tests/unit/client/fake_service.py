@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import grpc
 import numpy as np
 
+from segstream import wire
 from segstream.label_sets import CAMVID
 from segstream.media.images import Image, ImageEncoding, decode_image
 from segstream.media.label_maps import (
     IdSpace,
     LabelMap,
-    LabelMapEncoding,
     encode_label_map,
     label_map_digest,
 )
@@ -23,10 +23,11 @@ from segstream.v1.segmentation_pb2_grpc import (
     SegmentationServiceServicer,
     add_SegmentationServiceServicer_to_server,
 )
+from segstream.wire import inverted
 
 MEMORY_LENGTH = 3
 IMAGE_ENCODINGS = {1: ImageEncoding.JPEG, 2: ImageEncoding.PNG, 3: ImageEncoding.RAW_RGB}
-LABEL_MAP_ENCODINGS = {1: LabelMapEncoding.PNG, 2: LabelMapEncoding.ZSTD, 3: LabelMapEncoding.RAW}
+LABEL_MAP_ENCODINGS = inverted(wire.LABEL_MAP_ENCODINGS)
 
 
 def images(count: int, height: int = 4, width: int = 6) -> list[Image]:

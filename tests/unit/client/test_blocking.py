@@ -94,6 +94,7 @@ def test_the_options_reach_the_service(client: Client, fake: FakeService) -> Non
         max_working_height=360,
         frame_policy=FramePolicy.LATEST,
         has_scene_cut_guard=True,
+        wants_confidence=True,
     ) as session:
         assert session.ready.session_id == "cam:1"
     assert fake.configs == [
@@ -105,9 +106,37 @@ def test_the_options_reach_the_service(client: Client, fake: FakeService) -> Non
             max_working_height=360,
             frame_policy=pb.FRAME_POLICY_LATEST,
             has_scene_cut_guard=True,
+            wants_confidence=True,
         )
     ]
     assert fake.headers[0]["x-session-id"] == "cam:1"
+
+
+def test_the_looks_of_an_overlay_reach_the_service(client: Client, fake: FakeService) -> None:
+    with client.stream(
+        label_map_encoding=LabelMapEncoding.OVERLAY_JPEG, overlay_opacity=0.0, overlay_quality=7
+    ):
+        pass
+    assert fake.configs[0].overlay == pb.OverlayStyle(opacity=0.0, quality=7)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"overlay_opacity": -0.1}, "overlay_opacity"),
+        ({"overlay_quality": 0}, "overlay_quality"),
+        (
+            {"label_map_encoding": LabelMapEncoding.OVERLAY_JPEG, "verify_digests": True},
+            "label_map_encoding",
+        ),
+    ],
+)
+def test_looks_that_cannot_be_are_refused(
+    client: Client, options: StreamKeywords, field: str
+) -> None:
+    with pytest.raises(InvalidInputError) as refusal:
+        client.stream(**options)
+    assert refusal.value.field == field
 
 
 def test_every_session_has_an_id_that_a_proxy_can_read(client: Client, fake: FakeService) -> None:
@@ -141,7 +170,7 @@ def test_images_of_opencv_travel_as_rgb(
     assert fake.frames[0].data == fake.frames[1].data
 
 
-@pytest.mark.parametrize("encoding", LabelMapEncoding)
+@pytest.mark.parametrize("encoding", [each for each in LabelMapEncoding if each.holds_ids])
 def test_label_maps_travel_in_every_encoding(client: Client, encoding: LabelMapEncoding) -> None:
     with client.stream(
         label_map_encoding=encoding, verify_digests=True, frame_encoding=RAW

@@ -18,6 +18,7 @@ from segstream.engine.native_executor import NativeExecutor
 from segstream.engine.onnx_executor import OnnxExecutor
 from segstream.engine.torch_executor import TorchExecutor
 from segstream.errors import InvalidInputError
+from segstream.label_sets import CAMVID
 from segstream.media.label_maps import LabelMap
 from segstream.models import (
     LMANet,
@@ -78,7 +79,8 @@ def run(
             Step("net", images[i], pages, READ_SLOTS[i], NUM_OLD + i, i != MEMORISED_ONLY)
             for i in batch
         ]
-        found.update(zip(batch, execute(steps, lambda _: None), strict=True))
+        predictions = execute(steps, lambda _: None)
+        found.update(zip(batch, (each.label_map for each in predictions), strict=True))
     return found, pages
 
 
@@ -156,6 +158,48 @@ def test_a_frame_that_is_only_memorised_leaves_the_page_that_it_would_leave(runt
     assert torch.equal(pages.values[0], pages.values[1])
 
 
+@pytest.mark.parametrize("runtime", [*CPU_RUNTIMES, "torch"])
+def test_confidence_is_the_softmax_of_the_class_and_comes_only_where_asked(runtime: str) -> None:
+    rng = np.random.default_rng(2)
+    images = rng.integers(0, 256, (3, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    network = make_network(0)
+    pages, reference = (empty_pages(network.page_geometry(HEIGHT, WIDTH), 4) for _ in range(2))
+    asked = [True, False, True]
+    for read_slots in ((), (3,)):
+        plain = [Step("net", image, pages, read_slots, i) for i, image in enumerate(images)]
+        steps = [
+            Step("net", image, pages, read_slots, i, wants_confidence=asked[i])
+            for i, image in enumerate(images)
+        ]
+        expected = executor(runtime)(plain, lambda _: None)
+        found = executor(runtime)(steps, lambda _: None)
+        logits = network(
+            torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,
+            reference,
+            torch.tensor([read_slots] * 3, dtype=torch.int32).reshape(3, -1),
+            torch.tensor([0, 1, 2]),
+        )
+        softmax = logits[:, : CAMVID.num_classes].softmax(dim=1).amax(dim=1).numpy()
+        for i, prediction in enumerate(found):
+            np.testing.assert_array_equal(prediction.label_map, expected[i].label_map)
+            assert expected[i].confidence is None
+            assert (prediction.confidence is not None) == asked[i]
+            if prediction.confidence is not None:
+                assert prediction.confidence.dtype == np.uint8
+                assert np.abs(prediction.confidence - 255 * softmax[i]).max() < 0.6
+        for pool in (pages, reference):
+            pool.keys[3], pool.values[3] = pool.keys[0], pool.values[0]
+
+
+@pytest.mark.parametrize("runtime", [*CPU_RUNTIMES, "torch"])
+def test_a_frame_that_is_only_memorised_has_no_confidence(runtime: str) -> None:
+    pages = empty_pages(make_network(0).page_geometry(HEIGHT, WIDTH), 1)
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    step = Step("net", image, pages, (), 0, False, wants_confidence=True)
+    [prediction] = executor(runtime)([step], lambda _: None)
+    assert (prediction.label_map, prediction.confidence) == (None, None)
+
+
 @needs_library
 def test_the_shipped_checkpoint_labels_alike_on_all() -> None:
     model = load("lmanet-erfnet-camvid")
@@ -170,7 +214,9 @@ def test_the_shipped_checkpoint_labels_alike_on_all() -> None:
     for execute in executors:
         pages = empty_pages(model.page_geometry(*image.shape[:2]), 2)
         execute([Step("net", image, pages, (), 0)], lambda _: None)
-        maps += execute([Step("net", image, pages, (0,), 1)], lambda _: None)
+        maps += [
+            each.label_map for each in execute([Step("net", image, pages, (0,), 1)], lambda _: None)
+        ]
     assert all(np.mean(label_map == maps[-1]) >= 0.999 for label_map in maps)
 
 

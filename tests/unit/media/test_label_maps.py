@@ -1,12 +1,14 @@
 import hashlib
 import io
+import json
+import zlib
 from contextlib import suppress
 
 import numpy as np
 import PIL.Image
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from segstream.errors import InvalidInputError
@@ -17,12 +19,15 @@ from segstream.media.label_maps import (
     LabelMapEncoding,
     colour_table,
     decode_label_map,
+    encode_delta,
     encode_label_map,
+    in_id_space,
     label_map_digest,
     resize_label_map,
 )
 
-ENCODINGS = st.sampled_from(LabelMapEncoding)
+OF_IDS = [encoding for encoding in LabelMapEncoding if encoding.holds_ids]
+ENCODINGS = st.sampled_from(OF_IDS)
 
 
 def stripes(label_set: LabelSet = CITYSCAPES) -> LabelMap:
@@ -58,7 +63,7 @@ def test_every_encoding_keeps_every_id(
     assert unpacked.flags.writeable
 
 
-@pytest.mark.parametrize("encoding", LabelMapEncoding)
+@pytest.mark.parametrize("encoding", OF_IDS)
 def test_views_of_larger_maps_can_be_packed(encoding: LabelMapEncoding) -> None:
     view = stripes()[::2, 1::3]
     packed = encode_label_map(view, encoding, IdSpace.TRAIN_ID, CITYSCAPES)
@@ -85,7 +90,7 @@ def test_colour_tables_are_black_where_there_is_no_class() -> None:
     assert not table.flags.writeable
 
 
-@pytest.mark.parametrize("encoding", LabelMapEncoding)
+@pytest.mark.parametrize("encoding", OF_IDS)
 @pytest.mark.parametrize(("width", "height"), [(59, 7), (60, 8), (7, 61)])
 def test_a_label_map_of_another_size_is_refused(
     encoding: LabelMapEncoding, width: int, height: int
@@ -137,8 +142,100 @@ def test_broken_data_raises_nothing_but_our_errors(
 
 @given(ENCODINGS, st.binary(max_size=100))
 def test_noise_is_refused(encoding: LabelMapEncoding, noise: bytes) -> None:
+    assume(noise.strip() != b"[]")  # as COCO RLE, a label map without a class
     with pytest.raises(InvalidInputError):
         decode_label_map(noise, encoding, 101, 1)
+
+
+@given(st.data(), st.sampled_from(IdSpace))
+def test_a_delta_and_its_base_give_the_label_map(data: st.DataObject, id_space: IdSpace) -> None:
+    label_map = data.draw(label_maps(CITYSCAPES))
+    height, width = label_map.shape
+    before = label_map.copy()
+    rows, columns = (data.draw(st.integers(0, side)) for side in label_map.shape)
+    before[:rows, :columns] = data.draw(st.integers(0, 18))
+    ids, base = (in_id_space(each, id_space, CITYSCAPES) for each in (label_map, before))
+    delta = encode_delta(ids, base)
+    found = decode_label_map(delta, LabelMapEncoding.DELTA, width, height, base=base)
+    np.testing.assert_array_equal(found, ids)
+    assert found.flags.writeable
+    np.testing.assert_array_equal(base, in_id_space(before, id_space, CITYSCAPES))
+
+
+def test_the_delta_of_what_did_not_change_is_tiny() -> None:
+    label_map = np.random.default_rng(0).integers(0, 19, (512, 1024), np.uint8)
+    assert len(encode_delta(label_map, label_map)) < 16
+
+
+def test_a_delta_of_a_label_map_of_another_size_is_refused() -> None:
+    delta = encode_delta(stripes(), stripes())
+    with pytest.raises(InvalidInputError, match="60x7, but is the change of a label map of 7x60"):
+        decode_label_map(delta, LabelMapEncoding.DELTA, 60, 7, base=stripes().T)
+
+
+def runs(*runs: tuple[int, int]) -> bytes:
+    lengths = np.array([length for length, _ in runs], "<u4")
+    planes = lengths.view(np.uint8).reshape(-1, 4).T
+    return zlib.compress(planes.tobytes() + bytes(value for _, value in runs))
+
+
+def test_runs_are_what_the_documents_tell() -> None:
+    packed = runs((1, 0), (3, 5), (1, 0), (1, 9))
+    found = decode_label_map(packed, LabelMapEncoding.DELTA, 3, 2)
+    assert found.tolist() == [[0, 5, 5], [5, 0, 9]]
+    again = encode_label_map(found, LabelMapEncoding.DELTA, IdSpace.TRAIN_ID, CITYSCAPES)
+    assert zlib.decompress(again) == zlib.decompress(packed)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (runs((7, 1)), "runs of 7 pixels; 3x2 has 6"),
+        (runs((5, 1)), "runs of 5 pixels"),
+        (runs(), "runs of 0 pixels"),
+        (runs((2**32 - 1, 1), (2**32 - 1, 1)), "runs of 8589934590 pixels"),
+        (zlib.compress(bytes(4)), "no runs"),
+        (zlib.compress(bytes(50_000_000)), "no runs"),
+        (runs((6, 1)) + b"x", "no runs"),
+        (runs((6, 1))[:-1], "truncated"),
+        (b"PK", "corrupt deflate"),
+    ],
+)
+def test_what_are_no_runs_of_this_size_is_refused(data: bytes, told: str) -> None:
+    with pytest.raises(InvalidInputError, match=told) as refusal:
+        decode_label_map(data, LabelMapEncoding.DELTA, 3, 2)
+    assert refusal.value.field == "label_map.data"
+
+
+def test_coco_rle_lists_the_classes_that_are_seen() -> None:
+    label_map = np.array([[3, IGNORE_INDEX], [3, 1]], np.uint8)
+    packed = encode_label_map(label_map, LabelMapEncoding.COCO_RLE, IdSpace.TRAIN_ID, CITYSCAPES)
+    assert json.loads(packed) == [
+        {"category_id": 1, "segmentation": {"size": [2, 2], "counts": "31"}},
+        {"category_id": 3, "segmentation": {"size": [2, 2], "counts": "022"}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"{}", "no list of classes"),
+        (b'[{"category_id": 255, "segmentation": {}}]', "category_id 255"),
+        (b'[{"category_id": 1, "segmentation": {"size": [2, 3]}}]', r"size \[2, 3\]"),
+        (b'[{"category_id": 1, "segmentation": {"size": [3, 2]}}]', "corrupt COCO RLE"),
+    ],
+)
+def test_what_is_no_coco_rle_of_this_size_is_refused(data: bytes, told: str) -> None:
+    with pytest.raises(InvalidInputError, match=told):
+        decode_label_map(data, LabelMapEncoding.COCO_RLE, 2, 3)
+
+
+def test_an_overlay_holds_no_ids() -> None:
+    overlay = LabelMapEncoding.OVERLAY_JPEG
+    with pytest.raises(InvalidInputError, match="overlay_jpeg holds no ids"):
+        encode_label_map(stripes(), overlay, IdSpace.TRAIN_ID, CITYSCAPES)
+    with pytest.raises(InvalidInputError, match="overlay_jpeg holds no ids"):
+        decode_label_map(b"", overlay, 1, 1)
 
 
 def test_the_digest_is_blake2b_of_the_ids_row_by_row() -> None:

@@ -211,6 +211,13 @@ def test_label_is_the_best_of_the_classes(
     run(layer, x, labels, num_classes=num_classes, element=Element.UINT8, **frame)
     assert torch.equal(labels, logits[:num_classes].argmax(dim=0).to(torch.uint8))
 
+    again, confidence = torch.empty_like(labels), torch.empty_like(labels)
+    asked = frame | {"num_classes": num_classes, "confidence": confidence.data_ptr()}
+    run(layer, x, again, element=Element.UINT8, **asked)
+    assert torch.equal(again, labels)
+    softmax = logits[:num_classes].double().softmax(dim=0).amax(dim=0)
+    assert (confidence.double() - 255 * softmax).abs().max() <= 0.501
+
 
 def test_of_equal_classes_the_first_is_the_best() -> None:
     nothing = torch.zeros(16, 5, 2, 2), torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0])

@@ -76,6 +76,8 @@ class Stepped:
 class FakeEngine:
     """Writes each frame's mark into its page and labels its pixels by it.
 
+    Each pixel's class is its red modulo the number of classes, its confidence its green.
+
     While ``gate`` is shut steps wait in it; ``entered`` is released once for each that came.
     """
 
@@ -116,7 +118,8 @@ class FakeEngine:
             raise self.failures[mark]
         num_classes = self.label_set(step.model).num_classes
         label_map = np.ascontiguousarray(step.image[:, :, 0] % num_classes)
-        return StepResult(label_map, 1, dict(self.stage_seconds))
+        confidence = step.image[:, :, 1].copy() if step.wants_confidence else None
+        return StepResult(label_map, 1, dict(self.stage_seconds), confidence)
 
     async def stop(self) -> None:
         self.is_ready = False

@@ -3,7 +3,7 @@ import io
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -18,7 +18,8 @@ from segstream.errors import (
     UnavailableError,
 )
 from segstream.label_sets import CAMVID, CITYSCAPES
-from segstream.media.images import ImageEncoding
+from segstream.media.confidence import decode_confidence
+from segstream.media.images import ImageEncoding, decode_image
 from segstream.media.label_maps import (
     IdSpace,
     LabelMap,
@@ -55,6 +56,8 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 pytestmark = pytest.mark.timeout(30)
+
+OF_IDS = [encoding for encoding in LabelMapEncoding if encoding.holds_ids]
 
 
 def encoded(result: FrameResult) -> EncodedLabelMap:
@@ -253,7 +256,7 @@ async def test_raw_frames_have_the_size_the_client_states(service: Service) -> N
     assert isinstance(error(results[1]), InvalidInputError)
 
 
-@pytest.mark.parametrize("encoding", LabelMapEncoding)
+@pytest.mark.parametrize("encoding", OF_IDS)
 @pytest.mark.parametrize("id_space", IdSpace)
 async def test_label_map_comes_in_the_form_asked_for(
     service: Service, encoding: LabelMapEncoding, id_space: IdSpace
@@ -276,6 +279,61 @@ async def test_digest_is_of_the_train_ids_whatever_their_form(
         result = await session.segment(make_frame(13))
     train_ids = np.full((HEIGHT, WIDTH), 13, np.uint8)
     assert encoded(result).digest == label_map_digest(train_ids)
+
+
+@pytest.mark.parametrize("max_working_height", [0, 6])
+async def test_an_overlay_is_the_frame_at_its_own_size_in_the_colours_of_its_classes(
+    service: Service, max_working_height: int
+) -> None:
+    config = SessionConfig(
+        label_map_encoding=LabelMapEncoding.OVERLAY_JPEG,
+        max_working_height=max_working_height,
+        overlay_opacity=0.25,
+        overlay_quality=95,
+    )
+    async with service.open(config) as session:
+        outcome = encoded(await session.segment(make_frame(3)))
+        assert session._unfinished == {}
+    picture = decode_image(outcome.data, ImageEncoding.JPEG)
+    assert (outcome.width, outcome.height) == (WIDTH, HEIGHT)
+    assert outcome.digest == label_map_digest(label_map_of(3))
+    expected = 0.25 * np.array(CAMVID.labels[3].colour) + 0.75 * 3
+    assert np.abs(picture - expected).max() < 8
+
+
+@pytest.mark.parametrize(
+    ("option", "field"),
+    [
+        ({"overlay_opacity": 1.5}, "config.overlay.opacity"),
+        ({"overlay_opacity": float("nan")}, "config.overlay.opacity"),
+        ({"overlay_quality": 101}, "config.overlay.quality"),
+        ({"overlay_quality": 0}, "config.overlay.quality"),
+    ],
+)
+def test_an_overlay_that_cannot_look_so_is_refused(option: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInputError, match="it must be from") as refusal:
+        SessionConfig(**option)
+    assert refusal.value.field == field
+
+
+@pytest.mark.parametrize("encoding", LabelMapEncoding)
+async def test_confidence_comes_where_it_is_asked_for(
+    service: Service, encoding: LabelMapEncoding
+) -> None:
+    for wants_confidence in (False, True):
+        config = SessionConfig(label_map_encoding=encoding, wants_confidence=wants_confidence)
+        async with service.open(config) as session:
+            outcome = encoded(await session.segment(make_frame(7)))
+        assert bool(outcome.confidence) is wants_confidence
+    confidence = decode_confidence(outcome.confidence, WIDTH, HEIGHT)
+    np.testing.assert_array_equal(confidence, np.full((HEIGHT, WIDTH), 7))
+
+
+async def test_confidence_has_the_frames_own_size(service: Service) -> None:
+    config = SessionConfig(max_working_height=6, wants_confidence=True)
+    async with service.open(config) as session:
+        outcome = encoded(await session.segment(make_frame(7)))
+    assert set(decode_confidence(outcome.confidence, WIDTH, HEIGHT).flat) == {7}
 
 
 async def test_png_shows_the_colours_of_the_label_set(service: Service) -> None:

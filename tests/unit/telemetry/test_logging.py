@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import structlog
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 from segstream.telemetry.logging import LogFormat, configure_logging
 
@@ -88,6 +90,20 @@ def test_bound_context_is_part_of_the_event(capsys: pytest.CaptureFixture[str]) 
     one, two = json_lines(capsys)
     assert (one["session_id"], one["model"]) == ("a", "drive")
     assert two["session_id"] == "a"
+
+
+def test_events_tell_the_span_in_which_they_happened(capsys: pytest.CaptureFixture[str]) -> None:
+    configure()
+    context = SpanContext(0xABC, 0xDEF, is_remote=False)
+    with trace.use_span(NonRecordingSpan(context)):
+        structlog.get_logger().info("one")
+        logging.getLogger("library").info("two")
+    structlog.get_logger().info("three")
+    one, two, three = json_lines(capsys)
+    for line in (one, two):
+        assert line["trace_id"] == f"{'0' * 29}abc"
+        assert line["span_id"] == f"{'0' * 13}def"
+    assert not {"trace_id", "span_id"} & set(three)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ def test_names_carry_the_package_and_the_unit() -> None:
         "segstream_batch_size_sum",
         "segstream_sessions_ended_total",
         "segstream_memory_bytes",
+        "segstream_memory_moves_total",
     }
 
 
@@ -90,7 +91,12 @@ def test_ends_of_sessions_are_told_apart_by_reason() -> None:
 
 def test_no_metric_knows_sessions_or_frames_by_name() -> None:
     labels = {name for _, labels, _ in exposed(used_metrics()) for name in labels}
-    assert labels == {"model", "stage", "outcome", "reason", "le"}
+    assert labels == {"model", "stage", "outcome", "reason", "le", "kind", "tier"}
+
+
+def test_mishaps_are_counted_from_nought() -> None:
+    counts = values(Metrics(), "segstream_memory_moves_total")
+    assert counts["lose", "frames"] == counts["fail", "directory"] == 0
 
 
 def test_gauge_is_read_at_each_scrape() -> None:
@@ -104,3 +110,11 @@ def test_gauge_is_read_at_each_scrape() -> None:
 def test_services_in_one_process_count_for_themselves() -> None:
     used_metrics()
     assert values(Metrics(), "segstream_frames_total") == {}
+
+
+def test_how_long_the_frames_of_a_clip_waited_is_not_told() -> None:
+    metrics = Metrics()
+    metrics.frame_answered("drive", {"total": 9.0, "encode": 0.5}, batch_size=1, is_offline=True)
+    counts = values(metrics, "segstream_stage_seconds_count")
+    assert {stage for _, stage in counts} == set(STAGES) - {"queue", "total"}
+    assert values(metrics, "segstream_frames_total") == {("drive", "ok"): 1.0}

@@ -18,7 +18,7 @@ LIBRARY = Path(__file__).with_name("libsegstream_network.so")
 GROUP = 16
 """Channels come in groups of so many."""
 
-_ABI = 1
+_ABI = 2
 _MAX_PARTS = 4
 
 
@@ -77,6 +77,7 @@ class Step(ctypes.Structure):
         ("residual", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
         ("groups", ctypes.POINTER(Group)),
+        ("confidence", ctypes.c_void_p),
         ("row_stride", ctypes.c_int64),
         ("pixel_stride", ctypes.c_int64),
         ("channel_stride", ctypes.c_int64),

@@ -114,10 +114,19 @@ class Plan:
         """Fuse this read-out ``(1, h, w, Dv)`` next: dense, float32."""
         self.fuse[0].input = readout.data_ptr()
 
-    def write_output(self, out: Tensor, num_channels: int) -> None:
-        """Leave label maps ``(H, W)`` uint8, or logits ``(num_channels, H, W)``, here."""
+    def write_output(
+        self,
+        out: Tensor,
+        num_channels: int,
+        confidence: "npt.NDArray[np.uint8] | None" = None,
+    ) -> None:
+        """Leave label maps ``(H, W)`` uint8, or logits ``(num_channels, H, W)``, here.
+
+        Beside label maps ``confidence``, if given, takes the softmax of each pixel's class.
+        """
         for steps in (self.decode, self.decode_fused):
             steps[-1].out = out.data_ptr()
+            steps[-1].confidence = None if confidence is None else confidence.ctypes.data
             steps[-1].element = Element.UINT8 if out.dtype == torch.uint8 else Element.FLOAT32
             steps[-1].num_classes = num_channels
 

@@ -17,7 +17,7 @@ SegstreamLayer* make_layer(const SegstreamLayerSpec& spec) {
 
 }  // namespace
 
-SEGSTREAM_EXPORT int32_t segstream_network_abi() { return 1; }
+SEGSTREAM_EXPORT int32_t segstream_network_abi() { return 2; }
 
 SEGSTREAM_EXPORT int32_t segstream_network_isa() { return segstream::best_isa(); }
 

@@ -1,7 +1,8 @@
 // The last layer: a transposed 2x2 convolution with stride 2, and the best class of each pixel.
 //
 // Lanes are pixels of the input. Each gives a 2 x 2 block of the output, so that the sums of one
-// class for the four of them are four vectors, and the best class is found lane by lane.
+// class for the four of them are four vectors, and the best class is found lane by lane. Its softmax
+// comes of the same pass over the classes, where it is asked for.
 #pragma once
 
 #include "layer.h"
@@ -38,8 +39,10 @@ class Labels final : public SegstreamLayer {
       float* pixels = team.scratch(thread);
       for (int x = 0; 2 * x < step.frame_width; x += kLanes) {
         transpose_pixels(step, static_cast<int>(y), x, pixels);
-        if (step.element == kUint8)
-          store_labels(step, static_cast<int>(y), x, pixels);
+        if (step.element == kUint8 && step.confidence != nullptr)
+          store_labels<true>(step, static_cast<int>(y), x, pixels);
+        else if (step.element == kUint8)
+          store_labels<false>(step, static_cast<int>(y), x, pixels);
         else
           store_logits(step, static_cast<int>(y), x, pixels);
       }
@@ -81,39 +84,63 @@ class Labels final : public SegstreamLayer {
     }
   }
 
+  // What is known of the four phases of a vector of pixels, from the classes so far.
+  struct Best {
+    Vec logit[4];
+    IntVec label[4];
+    Vec mass[4];  // the sum over the classes of e^(their logit - the best one)
+  };
+
+  template <bool kConfidence>
   void store_labels(const SegstreamStep& step, int y, int x, const float* pixels) const {
-    Vec best[4];
-    IntVec label[4] = {};
-    for (int phase = 0; phase < 4; phase++) best[phase] = broadcast(-__builtin_inff());
+    Best best = {};
+    for (int phase = 0; phase < 4; phase++) best.logit[phase] = broadcast(-__builtin_inff());
     int n = 0;
-    for (; n + 2 <= step.num_classes; n += 2) take_better<2>(n, pixels, best, label);
-    if (n < step.num_classes) take_better<1>(n, pixels, best, label);
+    for (; n + 2 <= step.num_classes; n += 2) take_better<2, kConfidence>(n, pixels, best);
+    if (n < step.num_classes) take_better<1, kConfidence>(n, pixels, best);
+    store_bytes(step, y, x, best.label, static_cast<uint8_t*>(step.out));
+    if (!kConfidence) return;
+    IntVec confidence[4];
+    for (int phase = 0; phase < 4; phase++)
+      confidence[phase] =
+          __builtin_convertvector(broadcast(255.0f) / best.mass[phase] + broadcast(0.5f), IntVec);
+    store_bytes(step, y, x, confidence, step.confidence);
+  }
+
+  // One byte of each pixel of a 2 x 2 block.
+  void store_bytes(const SegstreamStep& step, int y, int x, const IntVec (&values)[4],
+                   uint8_t* to) const {
     const int columns = minimum(2 * kLanes, step.frame_width - 2 * x);
     for (int half = 0; half < 2 && 2 * y + half < step.frame_height; half++) {
-      const IntVec both = label[2 * half] | label[2 * half + 1] << 8;  // little-endian
+      const IntVec both = values[2 * half] | values[2 * half + 1] << 8;  // little-endian
       uint8_t bytes[2 * kLanes];
       for (int lane = 0; lane < kLanes; lane++) {
         bytes[2 * lane] = static_cast<uint8_t>(both[lane]);
         bytes[2 * lane + 1] = static_cast<uint8_t>(both[lane] >> 8);
       }
-      uint8_t* out = static_cast<uint8_t*>(step.out) +
-                     (2 * static_cast<ptrdiff_t>(y) + half) * step.frame_width + 2 * x;
-      std::memcpy(out, bytes, columns);
+      std::memcpy(to + (2 * static_cast<ptrdiff_t>(y) + half) * step.frame_width + 2 * x, bytes,
+                  columns);
     }
   }
 
   // Of equal logits the first class is the best.
-  template <int kClasses>
-  void take_better(int n, const float* pixels, Vec (&best)[4], IntVec (&label)[4]) const {
+  template <int kClasses, bool kConfidence>
+  void take_better(int n, const float* pixels, Best& best) const {
     Vec sum[kClasses][4];
     logits(*this, n, pixels, sum);
     for (int i = 0; i < kClasses; i++)
       for (int phase = 0; phase < 4; phase++) {
-        const IntVec is_better = sum[i][phase] > best[phase];
-        best[phase] = maximum(best[phase], sum[i][phase]);
-        label[phase] = (label[phase] & ~is_better) | ((IntVec{} + n + i) & is_better);
+        const IntVec is_better = sum[i][phase] > best.logit[phase];
+        const Vec logit = maximum(best.logit[phase], sum[i][phase]);
+        if (kConfidence)
+          best.mass[phase] = best.mass[phase] * exponential(best.logit[phase] - logit) +
+                             exponential(sum[i][phase] - logit);
+        best.logit[phase] = logit;
+        best.label[phase] = (best.label[phase] & ~is_better) | ((IntVec{} + n + i) & is_better);
       }
   }
+
+  static Vec exponential(Vec x) { return exp2(x * broadcast(1.44269504f)); }
 
   void store_logits(const SegstreamStep& step, int y, int x, const float* pixels) const {
     const int columns = minimum(2 * kLanes, step.frame_width - 2 * x);

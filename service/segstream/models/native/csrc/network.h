@@ -59,6 +59,7 @@ struct SegstreamStep {
   const float* residual;  // kPair; null = none
   void* out;
   const SegstreamGroup* groups;  // kHeads
+  uint8_t* confidence;  // kLabels with labels: softmax of the best class, 255 = 1; null = none
   // kStem: strides of `in` in elements; kAffine: pixel strides of `in` and, in row_stride, `out`.
   int64_t row_stride, pixel_stride, channel_stride;
   int32_t height, width;  // of the map that is read; kStem: multiples of 8
