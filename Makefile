@@ -8,7 +8,7 @@ BIKES := demo/bikes.mp4
 export CLIP ?= $(firstword $(wildcard ../shared/clips/camvid_val_480x360_15fps.mp4) $(BIKES))
 
 .PHONY: help demo test compose-test cluster browser prometheus dashboard lint types format proto \
-  bench release clean
+  baseline bench release clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -71,6 +71,7 @@ lint: $(INSTALLED) ## Check format, lint, import layers and the proto
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/buf lint proto
+	cd proto && ../$(BIN)/buf breaking --against baseline.binpb
 
 types: $(INSTALLED) ## Check types (mypy strict)
 	$(BIN)/mypy
@@ -82,6 +83,9 @@ format: $(INSTALLED) ## Format the code
 proto: $(INSTALLED) ## Generate the gRPC stubs from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=service --pyi_out=service \
 	  --grpc_python_out=service proto/segstream/v1/*.proto
+
+baseline: $(INSTALLED) ## At a release: take the present proto as what later ones must not break
+	cd proto && ../$(BIN)/buf build --exclude-source-info -o baseline.binpb
 
 bench: $(INSTALLED) ## Print the performance figures of the README
 	$(BIN)/segstream bench model

@@ -169,6 +169,7 @@ def check_session_id(session_id: str, field: str) -> None:
             f"{field} has {len(session_id)} characters, "
             f"at most {MAX_SESSION_ID_LENGTH} are allowed",
             field=field,
+            limit=MAX_SESSION_ID_LENGTH,
         )
     if not _SESSION_ID.fullmatch(session_id):
         raise InvalidInputError(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from segstream.errors import ExhaustedError, NotFoundError, TooLargeError
 from segstream.media.images import ImageEncoding, encode_image
 from segstream.v1 import segmentation_pb2 as pb
 from segstream.v1.segmentation_pb2_grpc import SegmentationServiceStub
@@ -68,7 +69,7 @@ async def assert_frame_refused(
 
 async def test_a_call_that_never_says_a_word(start_service: StartService) -> None:
     service = await start_service(idle_seconds=0.2)
-    told = ("no SessionConfig", "0.2 seconds")
+    told = ("config was not there", "0.2 seconds")
     await assert_refused(service.call(), grpc.StatusCode.INVALID_ARGUMENT, *told)
 
 
@@ -79,7 +80,7 @@ async def test_a_patient_service_waits_for_frames_longer_than_for_the_first_word
     service = await start_service(idle_seconds=300)
     call = service.call()
     await call.open()
-    told = ("no SessionConfig", "0.2 seconds")
+    told = ("config was not there", "0.2 seconds")
     await assert_refused(service.call(), grpc.StatusCode.INVALID_ARGUMENT, *told)
     await call.send(frame_request(0, VIDEO[0]))
     assert (await call.next_result()).HasField("label_map")
@@ -395,6 +396,30 @@ async def test_a_session_that_can_never_fit_is_refused(start_service: StartServi
     await assert_refused(call, grpc.StatusCode.RESOURCE_EXHAUSTED, "bytes of memory", str(MIB))
 
 
+# What the Python client makes of it
+
+
+async def test_the_client_raises_what_the_service_raised(start_service: StartService) -> None:
+    service = await start_service(max_sessions=1)
+    async with service.client() as client, client.stream(session_id="a"):
+        with pytest.raises(ExhaustedError) as full:
+            await client.stream(session_id="b").__aenter__()
+        assert (full.value.limit, full.value.retry_after_seconds) == (1, 1.0)
+    async with service.client() as client:
+        with pytest.raises(NotFoundError) as unknown:
+            await client.stream(model="x").__aenter__()
+        assert (unknown.value.field, unknown.value.value) == ("config.model", "x")
+        assert unknown.value.retry_after_seconds is None
+
+
+async def test_the_client_tells_the_limit_that_a_frame_passed(start_service: StartService) -> None:
+    service = await start_service(max_image_pixels=48 * 64)
+    async with service.client() as client, client.stream() as session:
+        [result] = [each async for each in session.segment(make_video(1, 48, 65))]
+    assert isinstance(result.error, TooLargeError)
+    assert (result.error.field, result.error.limit) == ("frame.data", 48 * 64)
+
+
 # The wire
 
 
@@ -503,7 +528,7 @@ async def test_bytes_that_are_no_message(service: RunningService) -> None:
     await call.write(b"\xff\xff\xff not protobuf")
     async with asyncio.timeout(10):
         code = await call.code()
-    assert code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_an_unknown_method(service: RunningService) -> None:

@@ -56,7 +56,7 @@ def assert_problem(response: httpx.Response, status: int, *told: str, field: str
     assert problem["status"] == status
     assert problem["title"]
     assert problem.get("field", "") == field
-    assert set(problem) <= {"title", "status", "detail", "field"}
+    assert set(problem) <= {"title", "status", "detail", "reason", "field", "value", "limit"}
     for part in told:
         assert part in problem["detail"]
 
@@ -165,18 +165,19 @@ async def test_a_body_that_is_no_image(service: RunningService, body: bytes, tol
             response = await service.http.post(
                 "/v1/images", params={"output": output}, content=body
             )
-            assert_problem(response, 400, told, "frame.data", field="frame.data")
+            assert_problem(response, 400, told, "body", field="body")
 
 
 async def test_an_image_with_too_many_pixels(start_service: StartService) -> None:
     service = await start_service(max_image_pixels=64 * 47)
     response = await service.http.post("/v1/images", content=PNG)
-    assert_problem(response, 413, "64x48", "3072", "3008", field="frame.data")
+    assert_problem(response, 413, "64x48", "3072", "3008", field="body")
+    assert response.json()["limit"] == 3008
 
 
 async def test_an_unknown_model(service: RunningService) -> None:
     response = await service.http.post("/v1/images", params={"model": "x"}, content=PNG)
-    assert_problem(response, 404, "'x'", STREET, DRIVE, field="config.model")
+    assert_problem(response, 404, "'x'", STREET, DRIVE, field="model")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ async def test_an_unknown_model(service: RunningService) -> None:
 )
 async def test_a_bad_query(service: RunningService, name: str, value: str, told: str) -> None:
     response = await service.http.post("/v1/images", params={name: value}, content=PNG)
-    assert_problem(response, 422, f"query.{name}", value, told, field=f"query.{name}")
+    assert_problem(response, 422, f"{name} is", value, told, field=name)
 
 
 async def test_too_many_sessions_are_told_with_a_time_to_come_back(
@@ -209,7 +210,7 @@ async def test_a_body_larger_than_the_limit(start_service: StartService) -> None
     response = await service.http.post("/v1/images", content=bytes(MIB + 1))
     assert_problem(response, 413, str(MIB), field="body")
     response = await service.http.post("/v1/images", content=bytes(MIB))
-    assert_problem(response, 400, "neither JPEG nor PNG", field="frame.data")
+    assert_problem(response, 400, "neither JPEG nor PNG", field="body")
 
 
 async def test_a_body_that_states_to_be_too_large_is_not_waited_for(
@@ -251,6 +252,44 @@ async def test_a_wrong_method(
     response = await service.http.request(method, path)
     assert_problem(response, 405)
     assert response.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize("path", ["/", "/livez", "/v1/models", "/docs", "/web/js/main.js"])
+async def test_head_is_get_without_the_body(service: RunningService, path: str) -> None:
+    whole, head = await service.http.get(path), await service.http.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    for name in ("content-type", "content-length"):
+        assert head.headers[name] == whole.headers[name]
+
+
+async def test_head_of_what_is_not_there(service: RunningService) -> None:
+    for path, status in (("/v1/clips/x/overlay", 404), ("/v1/images", 405), ("/nothing", 404)):
+        head = await service.http.head(path)
+        assert (head.status_code, head.content) == (status, b"")
+        assert head.headers["content-type"] == PROBLEM
+
+
+async def test_head_does_not_wait_for_the_end_of_a_stream(start_service: StartService) -> None:
+    service = await start_service(clip_workers=0)
+    url = (await service.http.post("/v1/clips", content=PNG)).headers["location"]
+    head = await service.http.head(f"{url}/events")
+    assert (head.status_code, head.headers["content-type"]) == (
+        200,
+        "text/event-stream; charset=utf-8",
+    )
+    assert (await service.http.get(url)).json()["state"] == "queued"
+
+
+async def test_the_stream_without_an_upgrade(service: RunningService) -> None:
+    response = await service.http.get("/v1/stream")
+    assert_problem(response, 426, "opening handshake")
+    assert response.headers["upgrade"] == "websocket"
+
+
+async def test_every_method_of_a_path_is_allowed(service: RunningService) -> None:
+    response = await service.http.request("PUT", "/v1/clips/x")
+    assert_problem(response, 405, "PUT", "DELETE, GET")
+    assert response.headers["allow"] == "DELETE, GET"
 
 
 # Models, probes, metrics

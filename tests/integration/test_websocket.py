@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from segstream.api import http_server
+from segstream.api import websocket_protocol
 from segstream.label_sets import CITYSCAPES
 from segstream.media.images import ImageEncoding, encode_image
 from segstream.media.label_maps import LabelMap
@@ -165,7 +165,7 @@ async def test_a_message_that_is_no_frame_ends_the_session(service: RunningServi
 async def test_a_client_that_says_nothing_is_not_kept(start_service: StartService) -> None:
     service = await start_service(idle_seconds=0.2)
     async with calling(service) as call:
-        assert "no config within 0.2 seconds" in (await call.read_error())["message"]
+        assert "not there within 0.2 seconds" in (await call.read_error())["message"]
 
 
 async def test_too_many_sessions_are_told_with_a_time_to_come_back(
@@ -293,7 +293,7 @@ async def test_a_client_that_does_not_wait_is_held_back(service: RunningService)
 async def test_a_client_that_stops_reading_is_given_up(
     start_service: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_server, "_LINGER_SECONDS", 0.1)
+    monkeypatch.setattr(websocket_protocol, "_LINGER_SECONDS", 0.1)
     service = await start_service(idle_seconds=0.5)
     large = encode_image(np.zeros((1536, 2048, 3), np.uint8), ImageEncoding.PNG)
     async with calling(service, max_queue=1) as call:

@@ -305,14 +305,16 @@ class Bystander:
 
 
 @asynccontextmanager
-async def undisturbed_bystander(service: RunningService) -> AsyncIterator[None]:
+async def undisturbed_bystander(
+    service: RunningService, timeout_seconds: float = 2 * TIMEOUT_SECONDS
+) -> AsyncIterator[None]:
     """Whatever the block does, a session beside it must get all its label maps, all of them right.
 
     Its frames have a size of their own, so that no other session's frame is in its batches and its
     label maps are bit for bit those of a lone session.
     """
     bystander = Bystander(service)
-    async with asyncio.timeout(2 * TIMEOUT_SECONDS), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(timeout_seconds), asyncio.TaskGroup() as group:
         group.create_task(bystander.stream())
         await bystander.wait_for_more(2)
         yield

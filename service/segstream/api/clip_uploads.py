@@ -88,6 +88,7 @@ class ClipReceiver:
         return TooLargeError(
             f"{what}; a clip may have at most {self._max_bytes} bytes (max_clip_bytes)",
             field="body",
+            limit=self._max_bytes,
         )
 
 

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from segstream.errors import InvalidInputError, SegstreamError
 from segstream.media.label_maps import IdSpace, LabelMapEncoding
+from segstream.rpc_status import metadata_of
 from segstream.streaming import (
     EncodedLabelMap,
     Frame,
@@ -152,7 +153,14 @@ def result_to_pb(result: FrameResult) -> pb.StreamSegmentResponse:
     else:
         error = result.outcome
         message.error.CopyFrom(
-            pb.FrameError(code=status_of(error).value[0], message=error.message, field=error.field)
+            pb.FrameError(
+                code=status_of(error).value[0],
+                message=error.message,
+                field=error.field,
+                retry_after_seconds=error.retry_after_seconds or 0.0,
+                reason=error.reason,
+                metadata=metadata_of(error),
+            )
         )
     return pb.StreamSegmentResponse(result=message)
 
@@ -173,6 +181,8 @@ def error_to_pb(error: SegstreamError) -> pb.StreamSegmentResponse:
             message=error.message,
             field=error.field,
             retry_after_seconds=error.retry_after_seconds or 0.0,
+            reason=error.reason,
+            metadata=metadata_of(error),
         )
     )
 
@@ -203,7 +213,9 @@ def _timings_to_pb(result: FrameResult) -> pb.StageTimings:
 def _check_index(index: int) -> None:
     if index > MAX_FRAME_INDEX:
         raise InvalidInputError(
-            f"frame.index is {index}, must be at most {MAX_FRAME_INDEX}", field="frame.index"
+            f"frame.index is {index}, must be at most {MAX_FRAME_INDEX}",
+            field="frame.index",
+            limit=MAX_FRAME_INDEX,
         )
 
 

@@ -23,14 +23,16 @@ from segstream.api.grpc_messages import (
     result_to_pb,
     status_to_pb,
 )
+from segstream.api.grpc_parsing import ParsingInterceptor, parsed
 from segstream.doors.tls import ServerTls
-from segstream.errors import InvalidInputError, SegstreamError
+from segstream.errors import EngineError, InvalidInputError, SegstreamError
+from segstream.rpc_status import trailing_metadata
 from segstream.streaming import Frame, Segmenter
 from segstream.telemetry.tracing import Tracing
 from segstream.trace_context import context_of
 from segstream.v1 import segmentation_pb2 as pb
 from segstream.v1 import segmentation_pb2_grpc as pb_grpc
-from segstream.wire import RETRY_HINT, status_of
+from segstream.wire import status_of
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["SegmentationService"].full_name
 _log = structlog.get_logger(__name__)
@@ -92,7 +94,7 @@ class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
     ) -> pb.GetSessionResponse:
         """See the proto."""
         async with _statuses(context):
-            status = self._segmenter.status(request.session_id, account_of_call())
+            status = self._segmenter.status(parsed(request).session_id, account_of_call())
         return pb.GetSessionResponse(session=status_to_pb(status))
 
     async def CloseSession(
@@ -100,7 +102,7 @@ class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
     ) -> pb.CloseSessionResponse:
         """See the proto."""
         async with _statuses(context):
-            await self._segmenter.close(request.session_id, account_of_call())
+            await self._segmenter.close(parsed(request).session_id, account_of_call())
         return pb.CloseSessionResponse()
 
     async def _first(
@@ -109,16 +111,20 @@ class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
         """The first message, or None; a call that says nothing is not kept for ever."""
         try:
             async with asyncio.timeout(self._handshake_seconds):
-                return await anext(requests, None)
+                first = await anext(requests, None)
         except TimeoutError as error:
             raise InvalidInputError(
-                f"no SessionConfig within {self._handshake_seconds:g} seconds", field="config"
+                f"config was not there within {self._handshake_seconds:g} seconds; "
+                "send it as the first message",
+                field="config",
+                limit=self._handshake_seconds,
             ) from error
+        return None if first is None else parsed(first)
 
 
 async def _frames(requests: AsyncIterator[pb.StreamSegmentRequest]) -> AsyncIterator[Frame]:
     async for request in requests:
-        if request.HasField("end_of_frames"):
+        if parsed(request).HasField("end_of_frames"):
             return
         yield frame_from_pb(request)
 
@@ -160,21 +166,20 @@ def _status_name(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     return code.name if isinstance(code, grpc.StatusCode) else grpc.StatusCode.OK.name
 
 
-def _retry_hint(error: SegstreamError) -> tuple[tuple[str, str], ...]:
-    seconds = error.retry_after_seconds
-    return () if seconds is None else ((RETRY_HINT, f"{1000 * seconds:.0f}"),)
-
-
 @asynccontextmanager
 async def _statuses(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
     """Turns the error tree into gRPC statuses, and whatever else is raised into INTERNAL."""
     try:
         yield
     except SegstreamError as error:
-        await context.abort(status_of(error), error.message, _retry_hint(error))
+        await _abort(context, error)
     except Exception:
         _log.exception("unexpected error")
-        await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the service's log")
+        await _abort(context, EngineError("internal error; see the service's log"))
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: SegstreamError) -> None:
+    await context.abort(status_of(error), error.message, trailing_metadata(error))
 
 
 class GrpcServer:
@@ -202,7 +207,7 @@ class GrpcServer:
             ],
             # Twice: a call that is one too many is told so, and why, by the session store.
             maximum_concurrent_rpcs=2 * max_sessions + _NUM_SPARE_RPCS,
-            interceptors=[door],
+            interceptors=[door, ParsingInterceptor(_SERVICE)],
         )
         pb_grpc.add_SegmentationServiceServicer_to_server(
             SegmentationServicer(segmenter, tracing), self._server

@@ -13,6 +13,7 @@ from segstream import __version__
 from segstream.api.clip_uploads import ClipReceiver
 from segstream.api.clips_app import add_clips
 from segstream.api.docs_page import secure_docs
+from segstream.api.head_requests import HeadRequests
 from segstream.api.hosts import AllowedHosts
 from segstream.api.http_doors import CallerAccount, Doors, document_keys
 from segstream.api.origins import allow_origins
@@ -29,7 +30,7 @@ from segstream.api.schemas import (
 from segstream.api.security_headers import SecurityHeaders
 from segstream.api.uploads import UploadReader
 from segstream.api.web_page import add_web_page
-from segstream.api.websocket_server import add_stream
+from segstream.api.websocket_server import add_stream, refuse_other_upgrades
 from segstream.clips.jobs import ClipJobs
 from segstream.doors.key_ring import KeyRing
 from segstream.errors import SegstreamError, UnavailableError
@@ -114,7 +115,9 @@ def create_app(
     _add_probes(app, segmenter, metrics)
     add_stream(app, segmenter)
     add_web_page(app)
+    refuse_other_upgrades(app)
     # The one that is added last comes first.
+    app.add_middleware(HeadRequests)
     app.add_middleware(
         Doors,
         key_ring=key_ring,

@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from segstream.api.problems import problem
 
 _HEAD_SECONDS: Final = 10.0
 _MAX_HEAD_BYTES: Final = 64 * 1024
@@ -12,8 +15,6 @@ _MAX_HEAD_BYTES: Final = 64 * 1024
 _LINGER_SECONDS: Final = 30.0
 # A paused video asks for the rest again.
 _STALLED_SECONDS: Final = 120.0
-
-_TOO_LARGE: Final = STATUS_LINE[431] + b"content-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class _Timer:
@@ -56,8 +57,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if was_in_head and self._is_in_head:
             self._num_head_bytes += len(data)
             if self._num_head_bytes > _MAX_HEAD_BYTES:
-                self.transport.write(_TOO_LARGE)
-                self.transport.close()
+                detail = f"the head has more than {_MAX_HEAD_BYTES} bytes; send fewer or less"
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -81,6 +82,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self.cycle.more_body:
             self._incoming.start(_LINGER_SECONDS)
 
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(HTTPStatus.BAD_REQUEST, "the request is not HTTP/1.1; mend its syntax")
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._outgoing.start(_STALLED_SECONDS)
@@ -88,6 +92,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._outgoing.cancel()
+
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        """Answer what never became a request."""
+        if self.transport.is_closing():
+            return
+        response = problem(status, detail)
+        response.headers["Connection"] = "close"
+        head = [name + b": " + value + b"\r\n" for name, value in response.raw_headers]
+        body = bytes(response.body)
+        self.transport.write(b"".join((STATUS_LINE[status], *head, b"\r\n", body)))
+        self.transport.close()
 
     def _wait_for_next(self) -> None:
         """The rest of the body has taken uvicorn's own timer off."""

@@ -7,28 +7,19 @@ from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from segstream.api.addresses import is_ipv6
 from segstream.api.http_protocol import BoundedHttpProtocol
+from segstream.api.websocket_protocol import WebSocketProtocol
 from segstream.doors.tls import ServerTls
 
 _POLL_SECONDS = 0.01
-_LINGER_SECONDS = 10.0
 
 
 class _Uvicorn(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-class _WebSocketProtocol(WebSocketsSansIOProtocol):
-    """Lets go of a client that does not read what was left for it when its socket was closed."""
-
-    async def run_asgi(self) -> None:
-        await super().run_asgi()
-        self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
 
 
 class HttpServer:
@@ -60,7 +51,7 @@ class HttpServer:
                 server_header=False,
                 http=BoundedHttpProtocol,
                 ssl_context_factory=None if context is None else lambda *_: context,
-                ws=_WebSocketProtocol,
+                ws=WebSocketProtocol,
                 ws_max_size=max_message_bytes,
                 # JPEG and PNG are compressed as they are.
                 ws_per_message_deflate=False,

@@ -1,6 +1,7 @@
 """HTTP errors as RFC 9457 problem details; the one place where errors become HTTP statuses."""
 
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -10,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from segstream.errors import (
     AlreadyExistsError,
@@ -26,6 +28,7 @@ from segstream.errors import (
 
 _log = structlog.get_logger(__name__)
 _MEDIA_TYPE = "application/problem+json"
+_SCHEMA = "#/components/schemas/ProblemSchema"
 _STATUS = {
     InvalidInputError: HTTPStatus.BAD_REQUEST,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -37,6 +40,8 @@ _STATUS = {
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     EngineError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
+# What HTTP calls the fields that gRPC's messages have.
+_FIELDS = {"config.model": "model", "frame.data": "body"}
 
 
 def install_problem_handlers(app: FastAPI) -> None:
@@ -44,19 +49,29 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(SegstreamError)
     async def segstream_error(request: Request, error: SegstreamError) -> JSONResponse:
-        return problem_of(error)
+        return problem_of(error.renamed(_FIELDS.get(error.field, error.field)))
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
+        kind, *parts = map(str, first["loc"])
+        name = ".".join(parts)
+        if kind == "header":
+            name = name.title()
         detail = f"{name} is {first['input']!r}: {first['msg']}"
-        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, field=name)
+        invalid = InvalidInputError(detail, field=name)
+        return problem_of(invalid, HTTPStatus.UNPROCESSABLE_ENTITY)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        response = problem(HTTPStatus(error.status_code), str(error.detail))
-        response.headers.update(error.headers or {})
+        status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+        if status is HTTPStatus.METHOD_NOT_ALLOWED:  # Starlette names those of one route alone
+            headers["Allow"] = ", ".join(_allowed_methods(request))
+        detail = str(error.detail)
+        if detail == status.phrase:  # Starlette's own
+            detail = _told(request, status, headers)
+        response = problem(status, detail)
+        response.headers.update(headers)
         return response
 
     @app.exception_handler(ClientDisconnect)
@@ -67,18 +82,25 @@ def install_problem_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         _log.error("unexpected error", path=request.url.path, exc_info=error)
-        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; see the service's log")
+        return problem_of(EngineError("internal error; see the service's log"))
 
 
-def problem_of(error: SegstreamError) -> JSONResponse:
-    """An error of the tree as HTTP answers it."""
-    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
-    response = problem(
-        status, error.message, field=error.field, retry_after_seconds=error.retry_after_seconds
-    )
-    if status is HTTPStatus.UNAUTHORIZED:
-        response.headers["WWW-Authenticate"] = 'Bearer realm="segstream"'
-    return response
+def _allowed_methods(request: Request) -> list[str]:
+    scope = dict(request.scope)
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(scope)[0] is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return sorted(methods)
+
+
+def _told(request: Request, status: HTTPStatus, headers: Mapping[str, str]) -> str:
+    path = request.url.path
+    if status is HTTPStatus.NOT_FOUND:
+        return f"there is nothing at {path!r}; /docs lists what there is"
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        return f"{request.method} cannot be used at {path!r}, but {headers.get('Allow')} can"
+    return status.phrase
 
 
 def document_problems(app: FastAPI) -> None:
@@ -90,26 +112,29 @@ def document_problems(app: FastAPI) -> None:
         for item in document["paths"].values():
             for operation in item.values():
                 for status, response in operation["responses"].items():
-                    content = response.get("content", {})
-                    if int(status) >= HTTPStatus.BAD_REQUEST and "application/json" in content:
-                        content[_MEDIA_TYPE] = content.pop("application/json")
+                    if int(status) >= HTTPStatus.BAD_REQUEST:
+                        response["content"] = {_MEDIA_TYPE: {"schema": {"$ref": _SCHEMA}}}
+        for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, for nothing now
+            document["components"]["schemas"].pop(name, None)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def problem(
-    status: HTTPStatus,
-    detail: str,
-    *,
-    field: str = "",
-    retry_after_seconds: float | None = None,
-) -> JSONResponse:
-    """An error as HTTP answers it."""
-    body: dict[str, Any] = {"title": status.phrase, "status": status.value, "detail": detail}
-    if field:
-        body["field"] = field
-    headers = {}
-    if retry_after_seconds is not None:
-        headers["Retry-After"] = str(math.ceil(retry_after_seconds))
-    return JSONResponse(body, status, headers, media_type=_MEDIA_TYPE)
+def problem_of(error: SegstreamError, status: HTTPStatus | None = None) -> JSONResponse:
+    """An error of the tree as HTTP answers it; ``status`` where it is not that of its kind."""
+    status = status or next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    facts = {"field": error.field, "value": error.value, "limit": error.limit}
+    members = {name: fact for name, fact in facts.items() if fact not in ("", None)}
+    response = problem(status, error.message, reason=error.reason, **members)
+    if error.retry_after_seconds is not None:
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+    if status is HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="segstream"'
+    return response
+
+
+def problem(status: HTTPStatus, detail: str, **members: object) -> JSONResponse:
+    """What HTTP answers where something is wrong, with members beside the standard's."""
+    body = {"title": status.phrase, "status": status.value, "detail": detail, **members}
+    return JSONResponse(body, status, media_type=_MEDIA_TYPE)

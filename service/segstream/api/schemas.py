@@ -108,5 +108,8 @@ class ProblemSchema(BaseModel):
 
     title: str
     status: int
-    detail: str = Field(description="Names the field, the value and the limit")
-    field: str | None = None
+    detail: str = Field(description="Names the field, the value and the limit, and what to do")
+    reason: str | None = Field(None, description="Names the kind of error to programs")
+    field: str | None = Field(None, description="Parameter or header at fault, or body")
+    value: str | None = Field(None, description="The name that was asked for")
+    limit: float | None = Field(None, description="The bound that was passed")

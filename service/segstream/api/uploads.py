@@ -26,6 +26,7 @@ class UploadSlots:
             raise ExhaustedError(
                 f"{self._max_uploads} uploads are being read, which is the limit; try again later",
                 field="body",
+                limit=self._max_uploads,
             )
         async with self._free:
             yield
@@ -56,7 +57,11 @@ class UploadReader:
                 if len(body) > self._max_bytes:
                     break
         if max(stated, len(body)) > self._max_bytes:
-            raise TooLargeError(f"body has more than {self._max_bytes} bytes", field="body")
+            raise TooLargeError(
+                f"body has more than {self._max_bytes} bytes; send a smaller one",
+                field="body",
+                limit=self._max_bytes,
+            )
         return bytes(body)
 
 

@@ -92,7 +92,9 @@ def _parse(head: bytes) -> pb.StreamSegmentRequest:
     _check_head_size(len(head))
     fields = None
     try:
-        fields = json.loads(head)
+        fields = json.loads(head.decode())
+        if b"\\u" in head:  # an escape may stand for half a character, which protobuf cannot bear
+            json.dumps(fields, ensure_ascii=False).encode()
         return ParseDict(fields, pb.StreamSegmentRequest())
     except (ParseError, ValueError, TypeError, AttributeError, RecursionError) as error:
         # The text may hold what is no Unicode, as JSON's escapes may.

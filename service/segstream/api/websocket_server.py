@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
+from http import HTTPStatus
 from typing import Final
 
 import structlog
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, Response, WebSocket, WebSocketDisconnect
+from starlette.types import Receive, Scope, Send
 
 from segstream.api.grpc_messages import (
     config_from_pb,
@@ -17,7 +19,7 @@ from segstream.api.grpc_messages import (
     result_to_pb,
 )
 from segstream.api.http_doors import account_of
-from segstream.api.problems import problem_of
+from segstream.api.problems import problem, problem_of
 from segstream.api.websocket_messages import (
     FrameHeadError,
     message_from_response,
@@ -52,7 +54,10 @@ def add_stream(app: FastAPI, segmenter: Segmenter) -> None:
         """One session; see docs/websocket.md."""
         nonlocal num_open
         if num_open >= max_sockets:
-            error = ExhaustedError(f"{num_open} WebSockets are open, at most as many may be")
+            error = ExhaustedError(
+                f"{num_open} WebSockets are open, which is the limit; try again later",
+                limit=max_sockets,
+            )
             await socket.send_denial_response(problem_of(error))
             return
         num_open += 1
@@ -61,6 +66,29 @@ def add_stream(app: FastAPI, segmenter: Segmenter) -> None:
             await _Conversation(socket, segmenter).run()
         finally:
             num_open -= 1
+
+
+def refuse_other_upgrades(app: FastAPI) -> None:
+    """Tell clients that come to the wrong path, or to ``/v1/stream`` without upgrading."""
+
+    @app.get("/v1/stream", include_in_schema=False)
+    async def no_upgrade() -> Response:
+        detail = "/v1/stream is a WebSocket: send the headers of its opening handshake"
+        response = problem(HTTPStatus.UPGRADE_REQUIRED, detail)
+        response.headers.update({"Connection": "Upgrade", "Upgrade": "websocket"})
+        return response
+
+    not_found = app.router.default
+
+    async def no_stream(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await not_found(scope, receive, send)
+            return
+        detail = f"there is no WebSocket at {scope['path']!r}; it is at /v1/stream"
+        socket = WebSocket(scope, receive, send)
+        await socket.send_denial_response(problem(HTTPStatus.NOT_FOUND, detail))
+
+    app.router.default = no_stream
 
 
 class _Conversation:
@@ -114,7 +142,10 @@ class _Conversation:
                 return request_from_message(await self._receive())
         except TimeoutError as error:
             raise InvalidInputError(
-                f"no config within {self._handshake_seconds:g} seconds", field="config"
+                f"config was not there within {self._handshake_seconds:g} seconds; "
+                "send it as the first message",
+                field="config",
+                limit=self._handshake_seconds,
             ) from error
 
     async def _frames(self) -> AsyncIterator[Frame]:

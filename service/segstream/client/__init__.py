@@ -9,6 +9,7 @@ from segstream.client.asynchronous import AsyncClient, AsyncSession
 from segstream.client.blocking import Client, Session
 from segstream.client.channel import ClientTls
 from segstream.client.messages import (
+    ChannelOrder,
     Frame,
     FrameResult,
     Resumption,
@@ -19,19 +20,21 @@ from segstream.client.messages import (
     StreamOptions,
     find_label_set,
 )
-from segstream.media.images import ImageEncoding
+from segstream.media.images import Image, ImageEncoding
 from segstream.media.label_maps import IdSpace, LabelMapEncoding
 from segstream.wire import FramePolicy, SessionEndReason, SessionOrigin, SkipReason
 
 __all__ = [
     "AsyncClient",
     "AsyncSession",
+    "ChannelOrder",
     "Client",
     "ClientTls",
     "Frame",
     "FramePolicy",
     "FrameResult",
     "IdSpace",
+    "Image",
     "ImageEncoding",
     "LabelMapEncoding",
     "Resumption",

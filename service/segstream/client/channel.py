@@ -8,7 +8,7 @@ from typing import Final
 import grpc
 
 from segstream.errors import EngineError, InvalidInputError, SegstreamError, UnavailableError
-from segstream.wire import error_type_of
+from segstream.rpc_status import error_of_call
 
 MAX_MESSAGE_BYTES: Final = 64 * 2**20
 
@@ -96,25 +96,15 @@ def _to_ipv4(address: str) -> str:
         ) from error
 
 
-_STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
-
-
-def error_of_code(code: int, message: str, field: str = "") -> SegstreamError:
-    """The error that a gRPC status code stands for."""
-    status = _STATUS_CODES.get(code, grpc.StatusCode.UNKNOWN)
-    return error_type_of(status)(message, field=field)
-
-
-def error_of_call(error: grpc.RpcError, address: str) -> SegstreamError:
+def error_of(call: grpc.RpcError, address: str) -> SegstreamError:
     """The error that ended a call to ``address``."""
-    status = error.code() or grpc.StatusCode.UNKNOWN
-    error_type = error_type_of(status)
-    details = error.details() or status.name
-    if error_type is UnavailableError:
-        return UnavailableError(f"segstream at {address} is unavailable: {details}")
-    if error_type is EngineError:
-        return EngineError(f"segstream at {address} failed with {status.name}: {details}")
-    return error_type(details)
+    error = error_of_call(call)
+    if isinstance(error, UnavailableError):
+        return error.retold(f"segstream at {address} is unavailable: {error.message}")
+    if isinstance(error, EngineError):
+        status = call.code() or grpc.StatusCode.UNKNOWN
+        return error.retold(f"segstream at {address} failed with {status.name}: {error.message}")
+    return error
 
 
 def no_service(address: str) -> UnavailableError:

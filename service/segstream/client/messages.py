@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TypedDict
 
 import numpy as np
@@ -22,11 +23,19 @@ from segstream.wire import (
 )
 
 
+class ChannelOrder(StrEnum):
+    """How the channels of the caller's images lie: RGB, or BGR as OpenCV's do."""
+
+    RGB = "rgb"
+    BGR = "bgr"
+
+
 class StreamKeywords(TypedDict, total=False):
     """The keyword arguments of ``stream``; `StreamOptions` says what they mean."""
 
     model: str
     session_id: str
+    channel_order: ChannelOrder
     frame_encoding: ImageEncoding
     jpeg_quality: int
     label_map_encoding: LabelMapEncoding
@@ -58,11 +67,13 @@ class StreamOptions:
     every frame is segmented as if it were the first one. ``label_map_encoding``: how label maps
     travel; with OVERLAY_JPEG pictures come in their place, whose looks ``overlay_opacity``, from 0
     to 1, and ``overlay_quality``, from 1 to 100, tell. ``wants_confidence``: how sure the network
-    is of each pixel comes as well.
+    is of each pixel comes as well. ``channel_order`` is that of the images handed in; OpenCV's are
+    BGR.
     """
 
     model: str = ""
     session_id: str = ""
+    channel_order: ChannelOrder = ChannelOrder.RGB
     frame_encoding: ImageEncoding = ImageEncoding.JPEG
     jpeg_quality: int = 95
     label_map_encoding: LabelMapEncoding = LabelMapEncoding.ZSTD
@@ -81,9 +92,10 @@ class StreamOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """An RGB image, ``(H, W, 3)`` uint8, and when it was taken by the caller's clock.
+    """An image, ``(H, W, 3)`` uint8 of the session's channel order, and when it was taken.
 
-    ``deadline_ms`` after its arrival at the service its label map is of no use; 0 = never.
+    ``timestamp_us`` is by the caller's clock. ``deadline_ms`` after its arrival at the service its
+    label map is of no use; 0 = never.
     """
 
     image: Image

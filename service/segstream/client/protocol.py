@@ -9,9 +9,10 @@ from dataclasses import dataclass, fields, replace
 import grpc
 import numpy as np
 
-from segstream.client.channel import MAX_MESSAGE_BYTES, error_of_call, error_of_code
+from segstream.client.channel import MAX_MESSAGE_BYTES, error_of
 from segstream.client.decoder import AnswerDecoder
 from segstream.client.messages import (
+    ChannelOrder,
     Decoded,
     Frame,
     FrameResult,
@@ -33,6 +34,7 @@ from segstream.media.label_maps import (
     IdSpace,
     LabelMapEncoding,
 )
+from segstream.rpc_status import error_of_parts
 from segstream.trace_context import current_headers
 from segstream.v1 import segmentation_pb2 as pb
 from segstream.wire import (
@@ -156,7 +158,10 @@ class SessionProtocol:
         check_range("timestamp_us", frame.timestamp_us, -_MAX_INT64, _MAX_INT64)
         check_range("deadline_ms", frame.deadline_ms, 0, _MAX_UINT32)
         encoding = self.options.frame_encoding
-        data = encode_image(frame.image, encoding, quality=self.options.jpeg_quality)
+        image = frame.image
+        if self.options.channel_order is ChannelOrder.BGR:
+            image = image[:, :, ::-1]
+        data = encode_image(image, encoding, quality=self.options.jpeg_quality)
         if len(data) > MAX_MESSAGE_BYTES - _MESSAGE_OVERHEAD_BYTES:
             raise TooLargeError(
                 f"the {width}x{height} frame has {len(data)} bytes as {encoding}; "
@@ -231,7 +236,7 @@ class SessionProtocol:
 
     def error_of(self, error: Exception) -> Exception:
         """The error for whoever waits for more after the call failed with ``error``."""
-        return error_of_call(error, self.address) if isinstance(error, grpc.RpcError) else error
+        return error_of(error, self.address) if isinstance(error, grpc.RpcError) else error
 
     def accept_ready(self, ready: pb.SessionReady) -> SessionInfo | None:
         """The service has the session; None if the caller knows of it from an earlier call.
@@ -370,7 +375,14 @@ def _is_memorised(result: pb.FrameResult) -> bool:
 
 def _frame_error(result: pb.FrameResult) -> SegstreamError:
     error = result.error
-    return error_of_code(error.code, f"frame {result.frame_index}: {error.message}", error.field)
+    return error_of_parts(
+        error.code,
+        f"frame {result.frame_index}: {error.message}",
+        field=error.field,
+        reason=error.reason,
+        metadata=error.metadata,
+        retry_after_seconds=error.retry_after_seconds or None,
+    )
 
 
 def _timings(timings: pb.StageTimings) -> StageTimings:

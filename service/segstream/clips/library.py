@@ -226,4 +226,8 @@ def _made_at(clip_id: str) -> float:
 
 
 def _no_clip(clip_id: str) -> NotFoundError:
-    return NotFoundError(f"clip_id {clip_id!r}: there is no such clip", field="clip_id")
+    return NotFoundError(
+        f"clip_id {clip_id!r}: there is no such clip; list the clips to see which there are",
+        field="clip_id",
+        value=clip_id,
+    )

@@ -22,6 +22,7 @@ from segstream.media.label_maps import LabelMap
 from segstream.media.video_encoder import join_videos
 
 _FOLDER: Final = "results"
+_RETRY_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class ClipResults:
                 f"clip_id {clip.id} is {clip.state.value}{why}; only clips that are done "
                 "have results",
                 field="clip_id",
-                is_passing=not clip.is_over,
+                retry_after_seconds=None if clip.is_over else _RETRY_SECONDS,
             )
         return cls(library, clip.submission)
 

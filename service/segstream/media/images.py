@@ -45,7 +45,9 @@ class ImageLimits:
         """Raise TooLargeError if an image has more bytes than allowed."""
         if num_bytes > self.max_bytes:
             raise TooLargeError(
-                f"{field} has {num_bytes} bytes; at most {self.max_bytes} are allowed", field=field
+                f"{field} has {num_bytes} bytes; at most {self.max_bytes} are allowed",
+                field=field,
+                limit=self.max_bytes,
             )
 
     def check_size(self, width: int, height: int, field: str) -> None:
@@ -54,12 +56,14 @@ class ImageLimits:
             raise TooLargeError(
                 f"{field} is {width}x{height}; a side may have at most {self.max_side} pixels",
                 field=field,
+                limit=self.max_side,
             )
         if width * height > self.max_pixels:
             raise TooLargeError(
                 f"{field} is {width}x{height}, {width * height} pixels; "
                 f"at most {self.max_pixels} are allowed",
                 field=field,
+                limit=self.max_pixels,
             )
 
 
@@ -80,7 +84,7 @@ def decode_image(
     Raises InvalidInputError, TooLargeError where a limit is passed.
     """
     if not data:
-        raise InvalidInputError(f"{_FIELD} is empty", field=_FIELD)
+        raise InvalidInputError(f"{_FIELD} is empty; send an image", field=_FIELD)
     limits.check_num_bytes(len(data), _FIELD)
     if encoding is ImageEncoding.RAW_RGB:
         return _decode_raw(data, width, height, limits)
@@ -115,7 +119,9 @@ def detect_image_encoding(data: bytes) -> ImageEncoding:
     if data.startswith(_PNG_MAGIC):
         return ImageEncoding.PNG
     start = f"it starts with {data[:8].hex()}" if data else "it is empty"
-    raise InvalidInputError(f"{_FIELD} is neither JPEG nor PNG: {start}", field=_FIELD)
+    raise InvalidInputError(
+        f"{_FIELD} is neither JPEG nor PNG: {start}; raw RGB must be named as such", field=_FIELD
+    )
 
 
 def fit_height(image: Image, max_height: int) -> Image:
@@ -152,6 +158,7 @@ def _decode_jpeg(data: bytes, width: int, height: int, limits: ImageLimits) -> I
         raise TooLargeError(
             f"{_FIELD} has {num_scans} JPEG scans; at most {_MAX_JPEG_SCANS} are allowed",
             field=_FIELD,
+            limit=_MAX_JPEG_SCANS,
         )
     if colour_space in ("CMYK", "YCCK"):
         return np.array(JpegImageFile(io.BytesIO(data)).convert("RGB"))

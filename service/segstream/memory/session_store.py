@@ -204,7 +204,9 @@ class SessionStore:
         if bank_bytes > self.max_bytes:
             error = ExhaustedError(
                 f"a session of this frame size needs {bank_bytes} bytes of memory, "
-                f"all sessions together may have {self.max_bytes}"
+                f"all sessions together may have {self.max_bytes}; "
+                "send smaller frames, or set max_working_height",
+                limit=self.max_bytes,
             )
             error.retry_after_seconds = None  # it will never fit
             raise error

@@ -212,6 +212,7 @@ class Segmenter:
             raise NotFoundError(
                 f"config.model {name!r} is not served; the models are {sorted(self.models)}",
                 field="config.model",
+                value=name,
             )
         return name
 
@@ -280,7 +281,8 @@ class Segmenter:
         name = self.check_model(config.model)
         if self._num_streams >= self.limits.max_sessions:
             raise ExhaustedError(
-                f"{self._num_streams} sessions are streaming, which is the limit; try again later"
+                f"{self._num_streams} sessions are streaming, which is the limit; try again later",
+                limit=self.limits.max_sessions,
             )
         return self.models[name]
 
@@ -321,7 +323,8 @@ class Segmenter:
                     await held.stream.is_over.wait()
             except TimeoutError as error:
                 raise UnavailableError(
-                    f"session_id {held.id!r} is still busy with the stream before"
+                    f"session_id {held.id!r} is still busy with the stream before; try again",
+                    field="config.session_id",
                 ) from error
         if config.resume_from is None:
             await self._forget(held, SessionEndReason.REPLACED)
@@ -429,7 +432,10 @@ class Segmenter:
         session = self._sessions.get(account.scoped(session_id))
         if session is None:
             raise NotFoundError(
-                f"session_id {session_id!r} is not held by this replica", field="session_id"
+                f"session_id {session_id!r} is not held by this replica; "
+                "list the sessions to see which are",
+                field="session_id",
+                value=session_id,
             )
         return session
 
@@ -448,7 +454,10 @@ class Segmenter:
 
 def _in_use(session_id: str) -> AlreadyExistsError:
     return AlreadyExistsError(
-        f"session_id {session_id!r} is in use by another stream", field="config.session_id"
+        f"config.session_id {session_id!r} is in use by another stream; "
+        "choose another, or take it over with config.resume",
+        field="config.session_id",
+        value=session_id,
     )
 
 
@@ -461,6 +470,7 @@ def _check_same(held: Session, config: SessionConfig, model: ModelInfo) -> None:
     ):
         if old != new:
             raise InvalidInputError(
-                f"config.{field} is {new!r}, but session {held.id!r} began with {old!r}",
+                f"config.{field} is {new!r}, but session {held.id!r} began with {old!r}; "
+                "go on with that, or begin anew without config.resume",
                 field=f"config.{field}",
             )

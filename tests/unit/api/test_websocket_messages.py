@@ -72,11 +72,20 @@ def test_confidence_travels_behind_the_label_map() -> None:
 
 def test_a_response_without_bytes_is_text() -> None:
     message = message_from_response(
-        pb.StreamSegmentResponse(error=pb.SessionError(code=5, message="é"))
+        pb.StreamSegmentResponse(
+            error=pb.SessionError(code=5, message="é", reason="NOT_FOUND", metadata={"value": "x"})
+        )
     )
     assert isinstance(message, str)
     assert json.loads(message) == {
-        "error": {"code": 5, "message": "é", "field": "", "retry_after_seconds": 0}
+        "error": {
+            "code": 5,
+            "message": "é",
+            "field": "",
+            "retry_after_seconds": 0,
+            "reason": "NOT_FOUND",
+            "metadata": {"value": "x"},
+        }
     }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from segstream.client import (
+    ChannelOrder,
     Client,
     Frame,
     FramePolicy,
@@ -155,6 +156,18 @@ def test_frames_travel_in_every_encoding(
     assert result.timestamp_us == -7
     np.testing.assert_array_equal(result.label_map, 3)
     assert (fake.frames[0].width, fake.frames[0].height) == (6, 4)
+
+
+@pytest.mark.parametrize("encoding", ImageEncoding)
+def test_images_of_opencv_travel_as_rgb(
+    client: Client, fake: FakeService, encoding: ImageEncoding
+) -> None:
+    [image] = images(1)
+    image[:, :, 0] = 200
+    for pixels, order in ((image, ChannelOrder.RGB), (image[:, :, ::-1], ChannelOrder.BGR)):
+        with client.stream(frame_encoding=encoding, channel_order=order) as session:
+            assert all(result.error is None for result in session.segment([pixels]))
+    assert fake.frames[0].data == fake.frames[1].data
 
 
 @pytest.mark.parametrize("encoding", [each for each in LabelMapEncoding if each.holds_ids])
