@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from segstream.checkpoints import DEFAULT
 from segstream.cli.data_sets import DATASET_HELP, Dataset, label_set_of, load_samples
@@ -157,7 +157,7 @@ def _print(result: dict[str, Any]) -> None:
 
 def _degraded_table(degraded: dict[str, Any]) -> Table:
     ways = next(iter(degraded.values()))
-    table = Table("mIoU / TC / mVC8", *ways, title="spoilt frames")
+    table = Table(Column("mIoU / TC / mVC8", no_wrap=True), *ways, title="spoilt frames")
     for row, models in degraded.items():
         cells = (
             " / ".join(_number(model[key], 1) for key in ("miou", "tc", "mvc8"))

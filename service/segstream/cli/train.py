@@ -77,6 +77,13 @@ def train(
             "each time. real: the frames before the labelled one."
         ),
     ] = _DEFAULT.clips,
+    matching_weight: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Memory stage: how much its features are drawn to those of the unspoilt frame.",
+        ),
+    ] = _DEFAULT.matching_weight,
     spoilt_last: Annotated[
         float, typer.Option(min=0, max=1, help="How often a clip's last frame is spoilt.")
     ] = _DEFAULT.spoilt_last,
@@ -130,6 +137,7 @@ def train(
             class_weight_offset=class_weight_offset,
             precision=precision,
             clips=clips,
+            matching_weight=matching_weight,
             spoilt_last=spoilt_last,
             spoilt_past=spoilt_past,
             train_decoder=train_decoder,

@@ -43,18 +43,23 @@ class ClipFeatures:
 
     def batch(
         self, indices: Sequence[int], length: int, rng: np.random.Generator
-    ) -> tuple[Features, Tensor]:
-        """Clips of ``length`` frames: features ``(B, length, ...)``, labels ``(B, H, W)``."""
+    ) -> tuple[Features, Tensor, Tensor]:
+        """Clips of ``length`` frames: features ``(B, length, ...)``, those of the last frame
+        unspoilt ``(B, C, h, w)``, labels ``(B, H, W)``."""
         clips = [self._clip(index, length, rng) for index in indices]
         labels = torch.stack([self._scenes[index][1] for index in indices])
         taps = torch.stack([clip.tap for clip in clips]).float()
         skips = zip(*(clip.skips for clip in clips), strict=True)
-        return Features(taps, tuple(torch.stack(skip).float() for skip in skips)), labels
+        features = Features(taps, tuple(torch.stack(skip).float() for skip in skips))
+        return features, self._clean_taps(indices), labels
 
     def sample_taps(self, count: int, rng: np.random.Generator) -> Tensor:
         """Features ``(count, C, h, w)`` of clean last frames."""
         chosen = rng.permutation(len(self))[:count]
-        return torch.stack([self._scenes[i][0].tap[0] for i in chosen]).float()
+        return self._clean_taps(chosen.tolist())
+
+    def _clean_taps(self, indices: Sequence[int]) -> Tensor:
+        return torch.stack([self._scenes[index][0].tap[0] for index in indices]).float()
 
     def _frames(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
         """Last frames, clean and spoilt; then by age 1 .. T the clean one and the spoilt one."""

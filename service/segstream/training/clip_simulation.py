@@ -50,14 +50,16 @@ class ClipSimulation:
             depth=_depth(self.crop.height, self.crop.width, self.parallax, rng),
         )
 
-    def clip(self, sample: Sample, length: int, rng: np.random.Generator) -> tuple[Image, LabelMap]:
-        """A clip ``(length, h, w, 3)`` that ends in the labelled crop ``(h, w)``."""
+    def clip(
+        self, sample: Sample, length: int, rng: np.random.Generator
+    ) -> tuple[Image, Image, LabelMap]:
+        """A clip ``(length, h, w, 3)``, its last frame unspoilt ``(h, w, 3)``, its labels."""
         scene = self.scene(sample, rng)
         frames = [
             scene.frame(age, rng, is_spoilt=rng.random() < self.share_spoilt(age))
             for age in range(length - 1, -1, -1)
         ]
-        return np.stack(frames), scene.label()
+        return np.stack(frames), scene.frame(0, rng, is_spoilt=False), scene.label()
 
     def share_spoilt(self, age: int) -> float:
         """How often a frame of this age is spoilt; 0 is the last one."""

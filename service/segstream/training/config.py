@@ -44,7 +44,8 @@ class TrainingConfig:
     """Everything that decides the result besides model and data.
 
     ``class_weight_offset`` c weighs a class 1 / ln(c + its share of pixels), as ENet does; 0 weighs
-    all alike. ``spoilt_last`` and ``spoilt_past`` say how often frames of a clip are spoilt.
+    all alike. ``matching_weight`` draws the memory's features to those of the unspoilt last frame.
+    ``spoilt_last`` and ``spoilt_past`` say how often frames of a clip are spoilt.
     ``freeze_batch_norm`` keeps the running statistics of what is trained; what is not trained
     keeps its own in any case. With ``folds`` the drives are dealt out to so many groups: the single
     stage leaves out group ``fold``, the memory stage takes it alone, so that the memory learns from
@@ -64,6 +65,7 @@ class TrainingConfig:
     class_weight_offset: float = 1.02
     precision: Precision = Precision.FLOAT32
     clips: Clips = Clips.CACHED
+    matching_weight: float = 1.0
     spoilt_last: float = 0.5
     spoilt_past: float = 0.3
     train_decoder: bool = False
@@ -91,6 +93,7 @@ def as_published(config: TrainingConfig) -> TrainingConfig:
         schedule=Schedule.PLATEAU,
         class_weight_offset=1.02,
         clips=Clips.REAL,
+        matching_weight=0.0,
         spoilt_last=0.0,
         spoilt_past=0.0,
     )

@@ -1,6 +1,6 @@
 """What a network is worth on labelled frames, with and without its memory."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,9 +67,10 @@ class Evaluation:
         *,
         degrade: Degrade | None = None,
         on_frame: Callable[[FrameResult], None] = lambda frame: None,
+        ways: Collection[Way] = tuple(Way),
     ) -> dict[Way, Figures]:
-        """Figures of each way; ``on_frame`` hears of every frame."""
-        side_by_side = SideBySide(self._model)
+        """Figures of these ways; ``on_frame`` hears of every frame."""
+        side_by_side = SideBySide(self._model, ways)
         tallies = {way: _Tally(self._model.config.label_set) for way in side_by_side.ways}
         shown: dict[Way, LabelMap] = {}
         before: Sample | None = None
@@ -157,4 +158,4 @@ def _mean_percent(values: list[float]) -> float | None:
 
 def mean_iou(model: LMANet, samples: Iterable[Sample], way: Way) -> float:
     """mIoU in percent of one way, the frames taken as they are."""
-    return Evaluation(model, samples).run()[way].miou
+    return Evaluation(model, samples).run(ways=(way,))[way].miou

@@ -15,8 +15,8 @@ from segstream.training.samples import Sample, read_image
 
 def real_clip(
     sample: Sample, length: int, simulation: ClipSimulation, rng: np.random.Generator
-) -> tuple[Image, LabelMap]:
-    """A clip ``(length, h, w, 3)`` that ends in the labelled crop ``(h, w)``.
+) -> tuple[Image, Image, LabelMap]:
+    """A clip ``(length, h, w, 3)``, its last frame unspoilt ``(h, w, 3)``, its labels ``(h, w)``.
 
     One crop and one colour for all frames; each is spoilt as often as ``simulation`` says. A frame
     with fewer neighbours before it repeats the oldest one. Raises NotFoundError for a frame without
@@ -40,7 +40,7 @@ def real_clip(
         frame = colour.on(np.asarray(crop, np.uint8), rng)
         is_spoilt = rng.random() < simulation.share_spoilt(age)
         frames.append(degradations.any_of(frame, rng) if is_spoilt else frame)
-    return np.stack(frames), simulation.crop.label(sample, view)
+    return np.stack(frames), frame, simulation.crop.label(sample, view)
 
 
 def _neighbour(sample: Sample, path: Path) -> Image:

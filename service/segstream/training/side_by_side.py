@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
@@ -37,13 +37,12 @@ class SideBySide:
     The first frame of a stream has no past: all ways give what the single frame gives.
     """
 
-    def __init__(self, model: LMANet) -> None:
+    def __init__(self, model: LMANet, ways: Collection[Way] = tuple(Way)) -> None:
         """``model`` in eval mode; without a trained memory it has the first two ways only."""
         self._model = model
-        self.ways = tuple(Way) if model.config.has_memory else (Way.SINGLE_FRAME, Way.LOGIT_EMA)
-        self._seconds = dict.fromkeys(
-            ("encode", "decode", "average", "memorise", "control", "memory"), 0.0
-        )
+        has = tuple(Way) if model.config.has_memory else (Way.SINGLE_FRAME, Way.LOGIT_EMA)
+        self.ways = tuple(way for way in has if way in ways)
+        self._seconds = dict.fromkeys((*Way, "encode", "memorise"), 0.0)
         self._num_frames = 0
         self.reset()
 
@@ -62,32 +61,38 @@ class SideBySide:
             frame = torch.from_numpy(image).to(device).permute(2, 0, 1)[None] / 255
             features = model.encode(frame.to(model.dtype))
         size = image.shape[0], image.shape[1]
-        with self._clock("decode"):
-            logits = self._crop(model.decode(features), size)
-        with self._clock("average"):
-            average = logits if self._average is None else self._average
-            self._average = torch.lerp(logits, average, EMA_SHARE_OF_THE_PAST)
-        answers = {Way.SINGLE_FRAME: logits, Way.LOGIT_EMA: self._average}
-        if model.config.has_memory:
-            answers |= self._with_memory(features, size, logits)
+        answers: dict[Way, Tensor] = {}
+        is_first = self._average is None and not self._slots
+        if is_first or Way.SINGLE_FRAME in self.ways or Way.LOGIT_EMA in self.ways:
+            answers |= self._without_memory(features, size)
+        if Way.CONTROL in self.ways or Way.MEMORY in self.ways:
+            answers |= self._with_memory(features, size, answers)
         self._num_frames += 1
-        return {way: _label_map(answer) for way, answer in answers.items()}
+        return {way: _label_map(answers[way]) for way in self.ways}
 
     def frames_per_second(self) -> dict[Way, float]:
         """Of each way alone, by the seconds that its parts took so far."""
-        parts = {
-            Way.SINGLE_FRAME: ("encode", "decode"),
-            Way.LOGIT_EMA: ("encode", "decode", "average"),
-            Way.CONTROL: ("encode", "memorise", "control"),
-            Way.MEMORY: ("encode", "memorise", "memory"),
+        parts: dict[Way, tuple[str, ...]] = {
+            Way.SINGLE_FRAME: ("encode", Way.SINGLE_FRAME),
+            Way.LOGIT_EMA: ("encode", Way.SINGLE_FRAME, Way.LOGIT_EMA),
+            Way.CONTROL: ("encode", "memorise", Way.CONTROL),
+            Way.MEMORY: ("encode", "memorise", Way.MEMORY),
         }
         return {
             way: self._num_frames / sum(self._seconds[part] for part in parts[way])
             for way in self.ways
         }
 
+    def _without_memory(self, features: Features, size: tuple[int, int]) -> dict[Way, Tensor]:
+        with self._clock(Way.SINGLE_FRAME):
+            logits = self._crop(self._model.decode(features), size)
+        with self._clock(Way.LOGIT_EMA):
+            average = logits if self._average is None else self._average
+            self._average = torch.lerp(logits, average, EMA_SHARE_OF_THE_PAST)
+        return {Way.SINGLE_FRAME: logits, Way.LOGIT_EMA: self._average}
+
     def _with_memory(
-        self, features: Features, size: tuple[int, int], logits: Tensor
+        self, features: Features, size: tuple[int, int], single: dict[Way, Tensor]
     ) -> dict[Way, Tensor]:
         model, tap = self._model, features.tap
         ring = model.config.memory_length + 1
@@ -98,14 +103,17 @@ class SideBySide:
         free = (self._slots[-1] + 1) % ring if self._slots else 0
         with self._clock("memorise"):
             write_pages(pages, torch.tensor([free], device=tap.device), *model.memory_head(tap))
-        answers = {Way.CONTROL: logits, Way.MEMORY: logits}
-        if self._slots:
-            for way, read in ((Way.CONTROL, [free]), (Way.MEMORY, list(self._slots))):
-                with self._clock(way.value):
-                    row = torch.tensor([read], dtype=torch.int32, device=tap.device)
-                    fused = model.fusion(*model.read(tap, pages, row), tap)
-                    decoded = model.decode(Features(fused, features.skips))
-                    answers[way] = self._crop(decoded, size)
+        answers = {}
+        for way, slots in ((Way.CONTROL, [free]), (Way.MEMORY, list(self._slots))):
+            if way not in self.ways:
+                continue
+            if not self._slots:
+                answers[way] = single[Way.SINGLE_FRAME]
+                continue
+            with self._clock(way):
+                row = torch.tensor([slots], dtype=torch.int32, device=tap.device)
+                fused = model.fusion(*model.read(tap, pages, row), tap)
+                answers[way] = self._crop(model.decode(Features(fused, features.skips)), size)
         self._slots.append(free)
         return answers
 

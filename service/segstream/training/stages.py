@@ -1,7 +1,7 @@
 """What the two stages of training draw, and what they minimise."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,8 +21,18 @@ from segstream.training.samples import Sample
 
 _START_FRAMES = 24
 _SHARE_OF_SHORT_CLIPS = 0.25
-Batch = tuple[Features | Tensor, Tensor]
-"""Frames ``(B, 3, H, W)``, or clips ``(B, L, 3, H, W)`` or their features; labels ``(B, H, W)``."""
+
+
+class Batch(NamedTuple):
+    """Frames ``(B, 3, H, W)``, or clips ``(B, L, 3, H, W)`` or their features.
+
+    ``clean``: of clips, the last frames unspoilt ``(B, 3, H, W)``, or their features. ``labels``:
+    ``(B, H, W)``.
+    """
+
+    frames: Features | Tensor
+    labels: Tensor
+    clean: Tensor | None = None
 
 
 class StageOfTraining(Protocol):
@@ -105,14 +115,13 @@ class SingleFrameStage(_Base):
         crops, labels = zip(
             *(augmentation.still(self.samples[i], rng) for i in indices), strict=True
         )
-        return to_frames(np.stack(crops), self.device), _to_labels(labels, self.device)
+        return Batch(to_frames(np.stack(crops), self.device), _to_labels(labels, self.device))
 
     def loss(self, batch: Batch) -> Tensor:
-        frames, labels = batch
-        assert isinstance(frames, Tensor)
+        assert isinstance(batch.frames, Tensor)
         with self.reduced():
-            logits = self.model.segment_single(frames)
-        loss: Tensor = self.criterion(logits, labels)
+            logits = self.model.segment_single(batch.frames)
+        loss: Tensor = self.criterion(logits, batch.labels)
         return loss
 
 
@@ -164,26 +173,34 @@ class MemoryStage(_Base):
         if length > 2 and rng.random() < _SHARE_OF_SHORT_CLIPS:
             length = int(rng.integers(2, length))
         if self._features is not None:
-            features, labels = self._features.batch(indices, length, rng)
-            return features.map(lambda tensor: tensor.to(self.device)), labels.to(self.device)
-        clips, labels_ = zip(
+            features, clean, labels = self._features.batch(indices, length, rng)
+            features = features.map(lambda tensor: tensor.to(self.device))
+            return Batch(features, labels.to(self.device), clean.to(self.device))
+        clips, last, label_maps = zip(
             *(self._clip(self.samples[i], length, rng) for i in indices), strict=True
         )
-        frames = to_frames(np.concatenate(clips), self.device)
-        return frames.unflatten(0, (len(clips), length)), _to_labels(labels_, self.device)
+        frames = to_frames(np.concatenate(clips), self.device).unflatten(0, (len(clips), length))
+        clean = to_frames(np.stack(last), self.device)
+        return Batch(frames, _to_labels(label_maps, self.device), clean)
 
     def loss(self, batch: Batch) -> Tensor:
-        clips, labels = batch
+        """The labels decide; the features must also come near to those of the unspoilt frame."""
+        clips, clean = batch.frames, batch.clean
         features = clips if isinstance(clips, Features) else self._encode(clips)
         fused = self.model.fuse_window(features)
         last = features.map(lambda tensor: tensor[:, -1])
         with self.reduced():
             logits = self.model.decode(Features(fused, last.skips))
-        loss: Tensor = self.criterion(logits, labels)
+        loss: Tensor = self.criterion(logits, batch.labels)
         if self.config.train_decoder:
             with self.reduced():
                 single = self.model.decode(last)
-            loss = (loss + self.criterion(single, labels)) / 2
+            loss = (loss + self.criterion(single, batch.labels)) / 2
+        if self.config.matching_weight and clean is not None:
+            wanted = (
+                clean if isinstance(clips, Features) else self._encode(clean[:, None]).tap[:, 0]
+            )
+            loss = loss + self.config.matching_weight * _mismatch(fused, wanted)
         return loss
 
     @torch.no_grad()
@@ -194,7 +211,7 @@ class MemoryStage(_Base):
 
     def _clip(
         self, sample: Sample, length: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if self.config.clips is Clips.REAL:
             return real_clip(sample, length, self.simulation, rng)
         return self.simulation.clip(sample, length, rng)
@@ -206,6 +223,13 @@ class MemoryStage(_Base):
         crops = [self.simulation.crop.still(self.samples[i], rng)[0] for i in chosen]
         with torch.no_grad():
             return self.model.encode(to_frames(np.stack(crops), self.device)).tap
+
+
+def _mismatch(found: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared difference of features ``(B, C, h, w)``, in variances of their channels."""
+    variances = wanted.var(dim=(0, 2, 3), keepdim=True)
+    floor = 0.01 * variances.mean()  # of channels that hardly ever speak
+    return ((found - wanted).square() / variances.clamp(min=floor)).mean()
 
 
 def to_frames(images: np.ndarray, device: torch.device) -> Tensor:

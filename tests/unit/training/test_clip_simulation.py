@@ -22,7 +22,7 @@ def sample(camvid: Path) -> Sample:
 def test_a_clip_moves_and_ends_in_the_labelled_frame(sample: Sample) -> None:
     moved = []
     for seed in range(8):
-        frames, label = CLEAN.clip(sample, 4, np.random.default_rng(seed))
+        frames, _, label = CLEAN.clip(sample, 4, np.random.default_rng(seed))
         assert frames.shape == (4, 40, 48, 3)
         assert label.shape == (40, 48)
         moved.append(np.abs(frames[0].astype(int) - frames[-1]).mean())
@@ -52,10 +52,11 @@ def test_near_things_move_more_than_far_ones(sample: Sample) -> None:
 def test_frames_are_spoilt_where_asked(sample: Sample, last: float, past: float) -> None:
     changes = np.zeros(3)
     for seed in range(10):
-        clean, _ = CLEAN.clip(sample, 3, np.random.default_rng(seed))
-        spoilt, _ = replace(CLEAN, spoilt_last=last, spoilt_past=past).clip(
+        clean, _, _ = CLEAN.clip(sample, 3, np.random.default_rng(seed))
+        spoilt, last_clean, _ = replace(CLEAN, spoilt_last=last, spoilt_past=past).clip(
             sample, 3, np.random.default_rng(seed)
         )
+        assert np.abs(last_clean.astype(int) - clean[-1]).mean() < 6, "but for the sensor's noise"
         changes += np.abs(clean.astype(int) - spoilt).mean(axis=(1, 2, 3))
     loud = (changes > 50).tolist()
     assert loud[:1] == [past > 0]

@@ -94,3 +94,14 @@ def test_speeds_are_of_each_way_alone(model: LMANet, images: list[np.ndarray]) -
 def test_a_network_without_memory_has_two_ways(images: list[np.ndarray]) -> None:
     model = LMANet(LMANetConfig(CAMVID, 12, has_memory=False)).eval()
     assert set(SideBySide(model).step(images[0])) == {Way.SINGLE_FRAME, Way.LOGIT_EMA}
+
+
+@pytest.mark.parametrize("way", Way)
+def test_one_way_alone_gives_what_it_gives_among_all(
+    model: LMANet, images: list[np.ndarray], way: Way
+) -> None:
+    together, alone = SideBySide(model), SideBySide(model, (way,))
+    for image in images[:4]:
+        answers = alone.step(image)
+        assert set(answers) == {way}
+        np.testing.assert_array_equal(answers[way], together.step(image)[way])
