@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from segstream.checkpoints import DEFAULT
 from segstream.cli.data_sets import DATASET_HELP, Dataset, label_set_of, load_samples
 from segstream.cli.errors import one_line_errors
+from segstream.cli.networks import NetworkOption, networks_of
 from segstream.cli.output_files import check_writable, check_writable_folder
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def evaluate(
     checkpoint: Annotated[
         str, typer.Option(help="The network: a file, or a name that comes with the package.")
     ] = DEFAULT,
+    network: NetworkOption = None,
     has_baselines: Annotated[
         bool,
         typer.Option(
@@ -78,7 +80,7 @@ def evaluate(
         if plots is not None:
             check_writable_folder(plots, "plots")
             check_plotting()
-        model = load(checkpoint)
+        model = load(checkpoint, networks=networks_of(network))
         label_set = label_set_of(dataset, model.config.label_set)
         check_label_set(model.config.label_set, label_set)
         samples = load_samples(dataset, root, split, label_set)

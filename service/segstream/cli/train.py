@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from segstream.cli.data_sets import DATASET_HELP, Dataset, label_set_of, load_samples
 from segstream.cli.errors import one_line_errors
+from segstream.cli.networks import NetworkOption, networks_of
 from segstream.errors import InvalidInputError
 from segstream.label_sets import LabelSet
 from segstream.training.config import Clips, Precision, Schedule, Stage, TrainingConfig
@@ -37,6 +38,7 @@ def train(
     init: Annotated[
         str, typer.Option(help="Checkpoint to start from; the memory stage needs one.")
     ] = "",
+    network: NetworkOption = None,
     published: Annotated[
         bool,
         typer.Option(
@@ -150,7 +152,7 @@ def train(
         if published:
             config, window_size, fusion = as_published(config), 21, "sigmoid-do1"
         label_set = label_set_of(dataset)
-        model = _model(config, init, label_set, memory_length, window_size, fusion)
+        model = _model(config, init, label_set, memory_length, window_size, fusion, network)
         samples, val = (load_samples(dataset, root, s, label_set) for s in ("train", "val"))
         group = Group()
         trainer = Trainer(model, samples, val, config, out, group)
@@ -175,6 +177,7 @@ def _model(
     memory_length: int,
     window_size: int,
     fusion: str,
+    network: list[str] | None,
 ) -> "LMANet":
     import torch
 
@@ -183,7 +186,12 @@ def _model(
     from segstream.training.samples import check_label_set
 
     if init:
-        model = load(init, memory_length=memory_length, window_size=window_size)
+        model = load(
+            init,
+            memory_length=memory_length,
+            window_size=window_size,
+            networks=networks_of(network),
+        )
         check_label_set(model.config.label_set, label_set)
         return with_fusion(model, fusion) if config.stage is Stage.MEMORY else model
     if config.stage is Stage.MEMORY:
