@@ -70,8 +70,12 @@ def train(
     memory_length: Annotated[int, typer.Option(min=1, help="Frames of memory, T.")] = 3,
     window_size: Annotated[int, typer.Option(min=1, help="Side of the window, P; odd.")] = 7,
     fusion: Annotated[
-        str, typer.Option(help="Memory stage: residual-do1, or the published sigmoid-do1.")
-    ] = "residual-do1",
+        str,
+        typer.Option(
+            help="Memory stage: residual-do1, signed-residual-do1, or the published sigmoid-do1. "
+            "Empty takes the first for ERFNet, the second for other networks."
+        ),
+    ] = "",
     clips: Annotated[
         Clips,
         typer.Option(
@@ -182,7 +186,7 @@ def _model(
     import torch
 
     from segstream.models import LMANet, LMANetConfig, load
-    from segstream.training.memory_start import with_fusion
+    from segstream.training.memory_start import fusion_to_train, with_fusion
     from segstream.training.samples import check_label_set
 
     if init:
@@ -193,7 +197,8 @@ def _model(
             networks=networks_of(network),
         )
         check_label_set(model.config.label_set, label_set)
-        return with_fusion(model, fusion) if config.stage is Stage.MEMORY else model
+        is_memory = config.stage is Stage.MEMORY
+        return with_fusion(model, fusion or fusion_to_train(model)) if is_memory else model
     if config.stage is Stage.MEMORY:
         raise InvalidInputError("the memory stage needs --init with a trained single-frame network")
     torch.manual_seed(config.seed)

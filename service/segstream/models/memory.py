@@ -85,7 +85,21 @@ class ResidualFusion(GatedFusion):
     """
 
     def forward(self, query_value: Tensor, readout: Tensor, features: Tensor) -> Tensor:
-        return torch.relu(features + self.bn(self.gated_sum(query_value, readout)))
+        return torch.relu(self.added(query_value, readout, features))
+
+    def added(self, query_value: Tensor, readout: Tensor, features: Tensor) -> Tensor:
+        """The features with what is added to them."""
+        return features + self.bn(self.gated_sum(query_value, readout))
+
+
+class SignedResidualFusion(ResidualFusion):
+    """``residual-do1`` without the last ReLU, for networks whose features may be negative.
+
+    Here ``signed-residual-do1``.
+    """
+
+    def forward(self, query_value: Tensor, readout: Tensor, features: Tensor) -> Tensor:
+        return self.added(query_value, readout, features)
 
 
 class BottleneckFusion(nn.Module):
@@ -119,6 +133,7 @@ class BottleneckFusion(nn.Module):
 FUSIONS: dict[str, Callable[[int], nn.Module]] = {
     "sigmoid-do1": GatedFusion,
     "residual-do1": ResidualFusion,
+    "signed-residual-do1": SignedResidualFusion,
     "sigmoid-down1": BottleneckFusion,
 }
 """What makes a fusion for features of so many channels, by its name."""

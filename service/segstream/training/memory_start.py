@@ -17,12 +17,20 @@ from torch import Tensor, nn
 
 from segstream.errors import InvalidInputError
 from segstream.models import LMANet, Network
+from segstream.models.erfnet import ERFNetEncoder
 from segstream.models.lmanet import channels_last
 from segstream.models.memory import KeyValueHead, ResidualFusion
 
 _FIRST_GATE = 0.25
 _OFFSET = 3.0
 """Deviations by which values are lifted, so that the ReLU before the branches cuts little off."""
+
+
+def fusion_to_train(model: LMANet) -> str:
+    """A residual fusion in place of ``sigmoid-do1``, else the model's own."""
+    if model.config.fusion != "sigmoid-do1":
+        return model.config.fusion
+    return "residual-do1" if isinstance(model.encoder, ERFNetEncoder) else "signed-residual-do1"
 
 
 def with_fusion(model: LMANet, fusion: str) -> LMANet:
@@ -49,7 +57,7 @@ def start_as_identity(model: LMANet, features: Tensor) -> None:
     fusion = model.fusion
     if not isinstance(fusion, ResidualFusion):
         raise InvalidInputError(
-            f"fusion is {model.config.fusion!r}, only 'residual-do1' can begin as the identity",
+            f"fusion is {model.config.fusion!r}, only residual ones can begin as the identity",
             field="fusion",
         )
     mean, components, deviations = _principal_components(features)

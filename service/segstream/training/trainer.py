@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from segstream.errors import InvalidInputError
 from segstream.models.checkpoint import save
 from segstream.models.lmanet import LMANet, LMANetConfig, channels_last
+from segstream.models.memory import ResidualFusion
 from segstream.training.config import Schedule, Stage, TrainingConfig
 from segstream.training.distributed import Group
 from segstream.training.evaluation import mean_iou
@@ -132,7 +133,7 @@ class Trainer:
         """
         self.model.eval()
         for part in self.stage.trained:
-            is_identity = part is self.model.fusion and self.model.config.fusion == "residual-do1"
+            is_identity = isinstance(part, ResidualFusion)
             part.train(not is_identity)
         if self.config.freeze_batch_norm:
             for module in self.model.modules():
