@@ -1,7 +1,7 @@
 """``segstream evaluate``: what a checkpoint is worth, with and without its memory."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,10 +19,11 @@ from segstream.cli.output_files import check_writable, check_writable_folder
 
 if TYPE_CHECKING:
     from segstream.training.evaluation import Evaluation, FrameResult
+    from segstream.training.robustness import Degradation
+    from segstream.training.side_by_side import Way
 
 _STDOUT = Path("-")
 _METRICS = (("miou", "mIoU"), ("tc", "TC"), ("mvc8", "mVC8"), ("mvc16", "mVC16"))
-_COMPARISONS = ("logit_ema", "control")
 
 
 def evaluate(
@@ -73,6 +74,7 @@ def evaluate(
     from segstream.training.evaluation_plots import Extremes, check_plotting, draw_plots
     from segstream.training.robustness import DEGRADATIONS
     from segstream.training.samples import check_label_set
+    from segstream.training.side_by_side import Way
 
     with one_line_errors():
         if json_file not in (None, _STDOUT):
@@ -86,6 +88,7 @@ def evaluate(
         samples = load_samples(dataset, root, split, label_set)
         evaluation, extremes = Evaluation(model, samples), Extremes()
         rows = DEGRADATIONS if has_robustness else ()
+        ways = tuple(Way) if has_baselines else (Way.SINGLE_FRAME, Way.MEMORY)
         with _progress() as progress:
             task = progress.add_task("", total=len(samples) * (1 + len(rows)))
 
@@ -100,11 +103,8 @@ def evaluate(
                 "dataset": dataset.value,
                 "split": split,
                 "frames": len(samples),
-                "models": _figures(evaluation, has_baselines, on_frame=on_clean_frame),
-                "degraded": {
-                    row.name: _figures(evaluation, has_baselines, degrade=row, on_frame=on_frame)
-                    for row in rows
-                },
+                "models": _figures(evaluation, ways, on_clean_frame),
+                "degraded": {row.name: _figures(evaluation, ways, on_frame, row) for row in rows},
             }
         if plots is not None:
             draw_plots(result, extremes, label_set, plots)
@@ -112,11 +112,13 @@ def evaluate(
 
 
 def _figures(
-    evaluation: "Evaluation", has_baselines: bool, **how: Callable[..., Any]
+    evaluation: "Evaluation",
+    ways: "Collection[Way]",
+    on_frame: "Callable[[FrameResult], None]",
+    degrade: "Degradation | None" = None,
 ) -> dict[str, Any]:
-    figures = {way.value: asdict(figures) for way, figures in evaluation.run(**how).items()}
-    dropped = () if has_baselines else _COMPARISONS
-    return {name: figures[name] for name in figures if name not in dropped}
+    figures = evaluation.run(degrade=degrade, on_frame=on_frame, ways=ways)
+    return {way.value: asdict(values) for way, values in figures.items()}
 
 
 def _progress() -> Progress:

@@ -208,28 +208,33 @@ def _model(
 
 
 def _fit(trainer: "Trainer") -> None:
+    if not trainer.group.is_first:
+        for _ in trainer.fit(lambda epoch, step, loss: None):
+            pass
+        return
     console = Console(stderr=True)
     progress = Progress(
-        TextColumn("epoch {task.fields[epoch]}"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.3f}"),
         TimeRemainingColumn(),
         console=console,
     )
-    total = trainer.config.epochs * trainer.steps_per_epoch
-    if not trainer.group.is_first:
-        for _ in trainer.fit(lambda epoch, step, loss: None):
-            pass
-        return
     with progress:
-        task = progress.add_task("", total=total, epoch=trainer.epoch + 1, loss=float("nan"))
+        samples, steps = len(trainer.train_samples), trainer.config.epochs * trainer.steps_per_epoch
+        encoding = progress.add_task("clips", total=samples, loss=float("nan"), visible=False)
+        training = progress.add_task("epoch 1", total=steps, loss=float("nan"))
+
+        def on_sample() -> None:
+            progress.update(encoding, advance=1, visible=True)
 
         def on_step(epoch: int, step: int, loss: float) -> None:
             done = epoch * trainer.steps_per_epoch + step + 1
-            progress.update(task, completed=done, epoch=epoch + 1, loss=loss)
+            name = f"epoch {epoch + 1}"
+            progress.update(training, description=name, completed=done, loss=loss)
 
-        for report in trainer.fit(on_step):
+        for report in trainer.fit(on_step, on_sample):
             console.print(_line(report), highlight=False)
 
 

@@ -89,7 +89,8 @@ class ResidualFusion(GatedFusion):
 
     def added(self, query_value: Tensor, readout: Tensor, features: Tensor) -> Tensor:
         """The features with what is added to them."""
-        return features + self.bn(self.gated_sum(query_value, readout))
+        added: Tensor = features + self.bn(self.gated_sum(query_value, readout))
+        return added
 
 
 class SignedResidualFusion(ResidualFusion):
