@@ -50,6 +50,13 @@ def evaluate(
             "or dropped, each at three strengths; takes 22 times as long.",
         ),
     ] = False,
+    row: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of the rows of --robustness only this one, for example noise10; may be repeated.",
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None,
         typer.Option(
@@ -72,7 +79,7 @@ def evaluate(
     from segstream.models import load
     from segstream.training.evaluation import Evaluation
     from segstream.training.evaluation_plots import Extremes, check_plotting, draw_plots
-    from segstream.training.robustness import DEGRADATIONS
+    from segstream.training.robustness import DEGRADATIONS, rows_named
     from segstream.training.samples import check_label_set
     from segstream.training.side_by_side import Way
 
@@ -87,7 +94,7 @@ def evaluate(
         check_label_set(model.config.label_set, label_set)
         samples = load_samples(dataset, root, split, label_set)
         evaluation, extremes = Evaluation(model, samples), Extremes()
-        rows = DEGRADATIONS if has_robustness else ()
+        rows = DEGRADATIONS if has_robustness and not row else rows_named(row or ())
         ways = tuple(Way) if has_baselines else (Way.SINGLE_FRAME, Way.MEMORY)
         with _progress() as progress:
             task = progress.add_task("", total=len(samples) * (1 + len(rows)))
@@ -104,7 +111,9 @@ def evaluate(
                 "split": split,
                 "frames": len(samples),
                 "models": _figures(evaluation, ways, on_clean_frame),
-                "degraded": {row.name: _figures(evaluation, ways, on_frame, row) for row in rows},
+                "degraded": {
+                    spoilt.name: _figures(evaluation, ways, on_frame, spoilt) for spoilt in rows
+                },
             }
         if plots is not None:
             draw_plots(result, extremes, label_set, plots)

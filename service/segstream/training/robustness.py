@@ -6,11 +6,12 @@ The same row spoils the same frame in the same way, whatever was evaluated befor
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from segstream.errors import InvalidInputError
 from segstream.media.images import Image
 from segstream.training import degradations
 
@@ -84,3 +85,11 @@ DEGRADATIONS = (
     Degradation("alternate_dropped_2of3", None, 3),
     Degradation("alternate_dropped_3of4", None, 4),
 )
+
+
+def rows_named(names: Iterable[str]) -> tuple[Degradation, ...]:
+    """The rows of these names, in their own order. Raises InvalidInputError."""
+    wanted, known = set(names), [row.name for row in DEGRADATIONS]
+    if unknown := sorted(wanted - set(known)):
+        raise InvalidInputError(f"row is {unknown[0]!r}, must be one of {known}", field="row")
+    return tuple(row for row in DEGRADATIONS if row.name in wanted)

@@ -71,6 +71,12 @@ def test_spoilt_frames_are_rows_of_their_own(
         assert row in result.stdout
 
 
+def test_one_row_may_be_asked_for(camvid: Path, checkpoint: Path) -> None:
+    result = evaluate(camvid, checkpoint, "--row", "alternate_dropped", "--json", "-")
+    assert list(json.loads(result.stdout)["degraded"]) == ["alternate_dropped"]
+    assert "row is 'fog'" in told(evaluate(camvid, checkpoint, "--row", "fog"))
+
+
 def test_plots_are_written(camvid: Path, checkpoint: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plots = tmp_path / "plots"

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
-from segstream.training.robustness import DEGRADATIONS, Degradation
+from segstream.errors import InvalidInputError
+from segstream.training.robustness import DEGRADATIONS, Degradation, rows_named
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 24, 3)).astype(np.uint8)
 ROWS = {row.name: row for row in DEGRADATIONS}
@@ -43,3 +45,11 @@ def test_noise_has_the_deviation_it_says() -> None:
         spoilt = ROWS[name](grey, 0)
         assert spoilt is not None
         assert abs(spoilt.astype(float).std() - sigma) < 0.5
+
+
+def test_rows_are_found_by_their_names() -> None:
+    rows = rows_named(["alternate_blank", "noise10"])
+    assert [row.name for row in rows] == ["noise10", "alternate_blank"]
+    assert rows_named(()) == ()
+    with pytest.raises(InvalidInputError, match="row is 'fog', must be one of"):
+        rows_named(["fog"])
