@@ -165,7 +165,7 @@ def _eager(
     query_key, query_value = model.query_head(features)
     readout = read(query_key, pages)
     write_pages(pages, torch.tensor([MEMORY_LENGTH]), key, value)
-    logits = model.decoder(model.fusion(query_value, readout))
+    logits = model.decoder(model.fusion(query_value, readout, features))
     height, width, _ = image.shape
     logits = logits[0, : model.config.label_set.num_classes, :height, :width]
     label_map: Tensor = logits.argmax(dim=0).to(torch.uint8)

@@ -204,7 +204,7 @@ class LMANet(nn.Module):
 
         write_pages(pages, write_slots, key, value)
         if len(warm):
-            fused = self.fusion(query_value, readout)
+            fused = self.fusion(query_value, readout, tap[warm])
             tap = fused if len(warm) == len(tap) else tap.index_copy(0, warm, fused)
         logits = self.decode(Features(tap, features.skips))[..., :height, :width]
         lap("fuse_decode")
@@ -242,7 +242,7 @@ class LMANet(nn.Module):
         slots = torch.arange(len(keys), dtype=torch.int32, device=keys.device)
         pages = Pages(keys, as_stored(values))
         query_value, readout = self.read(tap[:, -1], pages, slots.view(len(tap), -1))
-        fused: Tensor = self.fusion(query_value, readout)
+        fused: Tensor = self.fusion(query_value, readout, tap[:, -1])
         return fused
 
     def segment_single(self, frames: Tensor) -> Tensor:

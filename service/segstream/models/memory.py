@@ -54,16 +54,53 @@ class GatedFusion(nn.Module):
         self.memory_gate = nn.Conv2d(2 * c, out_channels, 3, padding=1)
         self.bn = nn.BatchNorm2d(out_channels, eps=_EPS)
 
-    def forward(self, query_value: Tensor, readout: Tensor) -> Tensor:
-        """``(B, h, w, Dv)`` twice to ``(B, out_channels, h, w)``."""
+    def forward(self, query_value: Tensor, readout: Tensor, features: Tensor) -> Tensor:
+        """``(B, h, w, Dv)`` twice to ``(B, out_channels, h, w)``, the form of ``features``.
+
+        ``features`` are those of the present frame; this variant does without them.
+        """
+        return torch.relu(self.bn(self.gated_sum(query_value, readout)))
+
+    def gated_sum(self, query_value: Tensor, readout: Tensor) -> Tensor:
+        """Both branches, each under its gate."""
         query = query_value.permute(0, 3, 1, 2)
         memory = readout.permute(0, 3, 1, 2)
         query = torch.relu(self.dropout(self.query_bn(query)))
         memory = torch.relu(self.dropout(self.memory_bn(memory)))
         both = torch.cat([query, memory], dim=1)
-        fused = self.query_conv(query) * torch.sigmoid(self.query_gate(both))
+        fused: Tensor = self.query_conv(query) * torch.sigmoid(self.query_gate(both))
         fused = fused + self.memory_conv(memory) * torch.sigmoid(self.memory_gate(both))
-        return torch.relu(self.bn(fused))
+        return fused
+
+
+class ResidualFusion(GatedFusion):
+    """The published variant's layers, added to the features instead of replacing them.
+
+    ::
+
+        out = relu(features + bn(gated_sum(q, m)))
+
+    Here ``residual-do1``. It can begin as the identity, so that a trained decoder goes on to read
+    what it knows, and the memory learns only what to change; see ``training.memory_start``.
+    """
+
+    def forward(self, query_value: Tensor, readout: Tensor, features: Tensor) -> Tensor:
+        return torch.relu(self.added(query_value, readout, features))
+
+    def added(self, query_value: Tensor, readout: Tensor, features: Tensor) -> Tensor:
+        """The features with what is added to them."""
+        added: Tensor = features + self.bn(self.gated_sum(query_value, readout))
+        return added
+
+
+class SignedResidualFusion(ResidualFusion):
+    """``residual-do1`` without the last ReLU, for networks whose features may be negative.
+
+    Here ``signed-residual-do1``.
+    """
+
+    def forward(self, query_value: Tensor, readout: Tensor, features: Tensor) -> Tensor:
+        return self.added(query_value, readout, features)
 
 
 class BottleneckFusion(nn.Module):
@@ -84,8 +121,8 @@ class BottleneckFusion(nn.Module):
         self.memory_gate = nn.Conv2d(thin, channels, 1)
         self.bn = nn.BatchNorm2d(channels, eps=_EPS)
 
-    def forward(self, query_value: Tensor, readout: Tensor) -> Tensor:
-        """``(B, h, w, C)`` twice to ``(B, C, h, w)``."""
+    def forward(self, query_value: Tensor, readout: Tensor, features: Tensor) -> Tensor:
+        """``(B, h, w, C)`` twice to ``(B, C, h, w)``; ``features`` as ``GatedFusion``."""
         query = query_value.permute(0, 3, 1, 2)
         memory = readout.permute(0, 3, 1, 2)
         thin = torch.relu(self.thin_bn(self.thin_conv(query) + self.thin_conv(memory)))
@@ -94,13 +131,13 @@ class BottleneckFusion(nn.Module):
         return torch.relu(self.bn(fused))
 
 
-Fusion = GatedFusion | BottleneckFusion
-
-FUSIONS: dict[str, Callable[[int], Fusion]] = {
+FUSIONS: dict[str, Callable[[int], nn.Module]] = {
     "sigmoid-do1": GatedFusion,
+    "residual-do1": ResidualFusion,
+    "signed-residual-do1": SignedResidualFusion,
     "sigmoid-down1": BottleneckFusion,
 }
-"""What makes a fusion for features of so many channels, by its published name."""
+"""What makes a fusion for features of so many channels, by its name."""
 
 
 def value_channels(fusion: str) -> int | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segstream.attention import local_memory_attention
 from segstream.models.erfnet import Down, ERFNetDecoder, ERFNetEncoder, NonBottleneck1D, Up
-from segstream.models.memory import GatedFusion
+from segstream.models.memory import GatedFusion, ResidualFusion
 from segstream.models.native import layers
 from segstream.models.native.library import Kind, Layer, Scratch
 from segstream.models.native.plan import Chain, Layers, Plan, num_floats
@@ -186,6 +186,7 @@ def _layers(model: "LMANet", isa: Isa) -> Layers:
         all_heads=layers.all_heads(model.memory_head, model.query_head, fusion, isa),
         readout_norm=layers.readout_norm(fusion, isa),
         gates=layers.gates(fusion, isa),
+        is_residual=isinstance(fusion, ResidualFusion),
         decoder=_chain(decoder.layers, isa),
         labels=layers.labels(decoder.output_conv, isa),
     )

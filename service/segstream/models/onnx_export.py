@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from segstream.models.erfnet import FEATURE_CHANNELS, STRIDE
-from segstream.models.memory import VALUE_CHANNELS
+from segstream.models.memory import VALUE_CHANNELS, ResidualFusion
 
 if TYPE_CHECKING:
     from segstream.models.lmanet import LMANet
@@ -25,7 +25,6 @@ class Graphs:
 
     ``encode``: ``frames (B, 3, H, W)`` in 0..1 to features ``(B, C, h, w)``, key
     ``(B, h, w, Dk)`` and value ``(B, h, w, Dv)``. ``query``: ``features`` to query key and query
-    value, shaped as those. ``fuse``: ``query_value`` and ``readout (B, h, w, Dv)`` to features.
     ``decode``: ``features`` to ``logits (B, num_channels, H, W)`` and
     ``label_map (B, H, W)`` uint8, the best class of each pixel.
     """
@@ -43,12 +42,39 @@ def export(model: "LMANet") -> Graphs:
     features = torch.zeros(1, FEATURE_CHANNELS, height, width)
     value = torch.zeros(1, height, width, VALUE_CHANNELS)
     heads = ["key", "value"]
+    of_frames, of_features = {"frames": _CHANNELS_FIRST}, {"features": _CHANNELS_FIRST}
     return Graphs(
-        encode=_export(_Encode(model), _CHANNELS_FIRST, ["features", *heads], frames=frames),
-        query=_export(model.query_head, _CHANNELS_FIRST, heads, features=features),
-        fuse=_export(model.fusion, _CHANNELS_LAST, ["features"], query_value=value, readout=value),
-        decode=_export(_Decode(model), _CHANNELS_FIRST, ["logits", "label_map"], features=features),
+        encode=_export(_Encode(model), of_frames, ["features", *heads], frames=frames),
+        query=_export(model.query_head, of_features, heads, features=features),
+        fuse=_export_fusion(model, value, features),
+        decode=_export(_Decode(model), of_features, ["logits", "label_map"], features=features),
     )
+
+
+def _export_fusion(model: "LMANet", value: Tensor, features: Tensor) -> bytes:
+    inputs = {"query_value": value, "readout": value}
+    axes = dict.fromkeys(inputs, _CHANNELS_LAST)
+    if isinstance(model.fusion, ResidualFusion):
+        return _export(
+            model.fusion,
+            axes | {"features": _CHANNELS_FIRST},
+            ["fused"],
+            **inputs,
+            features=features,
+        )
+    return _export(_Fuse(model.fusion), axes, ["fused"], **inputs)
+
+
+class _Fuse(nn.Module):
+    """Fusion without the features: the graph would lack an input that nothing reads."""
+
+    def __init__(self, fusion: nn.Module) -> None:
+        super().__init__()
+        self._fusion = fusion
+
+    def forward(self, query_value: Tensor, readout: Tensor) -> Tensor:
+        fused: Tensor = self._fusion(query_value, readout, torch.empty(0))
+        return fused
 
 
 class _Encode(nn.Module):
@@ -77,7 +103,7 @@ class _Decode(nn.Module):
 @torch.inference_mode()
 def _export(
     module: nn.Module,
-    free_axes: dict[int, str],
+    free_axes: dict[str, dict[int, str]],
     outputs: list[str],
     **inputs: Tensor,
 ) -> bytes:
@@ -91,7 +117,7 @@ def _export(
             buffer,
             input_names=list(inputs),
             output_names=outputs,
-            dynamic_axes=dict.fromkeys(inputs, free_axes),
+            dynamic_axes=free_axes,
             opset_version=_OPSET,
             dynamo=False,
         )

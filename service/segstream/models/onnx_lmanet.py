@@ -13,7 +13,7 @@ from torch import Tensor
 from segstream.attention import local_memory_attention
 from segstream.models.confidence import confidence_of
 from segstream.models.digest import model_digest
-from segstream.models.memory import write_pages
+from segstream.models.memory import ResidualFusion, write_pages
 from segstream.models.onnx_cache import exported
 from segstream.pages import PageGeometry, Pages
 
@@ -108,6 +108,8 @@ class OnnxLMANet:
         write_pages(pages, write_slots, torch.from_numpy(key), torch.from_numpy(value))
         if warm:
             inputs = {"query_value": query_value, "readout": readout.numpy()}
+            if isinstance(self._model.fusion, ResidualFusion):
+                inputs["features"] = features[warm]
             features[warm] = self._fuse.run(None, inputs)[0]
         decoded = [np.empty((0, height, width), np.uint8)] * len(outputs)
         if wanted:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 from segstream.errors import InvalidInputError
 from segstream.models.erfnet import ERFNetDecoder, ERFNetEncoder
-from segstream.models.memory import KEY_CHANNELS, GatedFusion
+from segstream.models.memory import KEY_CHANNELS, GatedFusion, ResidualFusion
 from segstream.models.native import library
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def is_torch_only(model: "LMANet") -> bool:
     return not (
         isinstance(model.encoder, ERFNetEncoder)
         and isinstance(model.decoder, ERFNetDecoder)
-        and isinstance(model.fusion, GatedFusion)
+        and type(model.fusion) in (GatedFusion, ResidualFusion)
         and model.config.key_channels == KEY_CHANNELS
         and model.spec.preprocessing.is_identity
     )

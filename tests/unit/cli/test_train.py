@@ -31,7 +31,7 @@ def test_a_run_tells_where_its_checkpoint_is(camvid: Path, out: Path) -> None:
 
 def test_json_is_all_there_is_on_stdout(camvid: Path, out: Path) -> None:
     figures = json.loads(train(camvid, out, "--json").stdout)
-    assert set(figures) == {"checkpoint", "epoch", "loss", "miou"}
+    assert set(figures) == {"checkpoint", "epoch", "loss", "learning_rate", "miou"}
     assert (figures["checkpoint"], figures["epoch"]) == (str(out / "model.safetensors"), 1)
     assert json.loads(train(camvid, out, "--json").stdout) == figures
 

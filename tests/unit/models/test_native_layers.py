@@ -81,15 +81,16 @@ def test_heads_go_to_places_of_their_own(
     assert_close(value, wanted[..., 16:], 4e-5)
 
 
-@given(size=SIZES, tile=TILES, isa=ISA)
+@given(size=SIZES, tile=TILES, isa=ISA, has_residual=st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_fusion(size: tuple[int, int], tile: int, isa: Isa) -> None:
-    x = random(*size, 32)
+def test_fusion(size: tuple[int, int], tile: int, isa: Isa, has_residual: bool) -> None:
+    x, residual = random(*size, 32), random(*size, 48, seed=5)
     parts = [weights(48, n, 3, 3, fan_in=9 * n, seed=n + i) for i, n in enumerate((16, 16, 32, 32))]
     biases = [random(48, seed=i).double() for i in range(4)]
     shift = random(48, seed=9).double()
     layer = Layer(Kind.FUSION, 32, 48, parts, biases, shift=shift, tile=tile, isa=isa)
-    out = run(layer, x, torch.full((*size, 48), -1.0))
+    address = residual.data_ptr() if has_residual else None
+    out = run(layer, x, torch.full((*size, 48), -1.0), residual=address)
 
     both = planes(x)
     query, memory = both[:, :16], both[:, 16:]
@@ -98,6 +99,7 @@ def test_fusion(size: tuple[int, int], tile: int, isa: Isa) -> None:
         same_conv(*arguments) for arguments in zip(inputs, parts, biases, strict=True)
     )
     wanted = q * query_gate.sigmoid() + m * memory_gate.sigmoid() + shift.view(1, -1, 1, 1)
+    wanted = wanted + planes(residual) if has_residual else wanted
     assert_close(out, pixels(wanted.relu()), 4e-5)
 
 

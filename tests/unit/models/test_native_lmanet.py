@@ -1,5 +1,6 @@
 """The network in C++: against torch on trained weights, and what it keeps between frames."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -69,6 +70,22 @@ def test_agrees_with_torch_on_frames_of_any_size(size: tuple[int, int], has_sink
     for frame in coarse_frames(6, *size).split(2):
         found, wanted = native.step(frame), plain.step(frame)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_residual_fusion_is_the_same_on_every_runtime() -> None:
+    torch.manual_seed(0)
+    config = LMANetConfig(CAMVID, 12, memory_length=2, window_size=5, fusion="residual-do1")
+    network = LMANet(config).eval().requires_grad_(False)
+    plain = network.stream(runtime="torch")
+    others = [network.stream(runtime=runtime) for runtime in ("native", "onnx", "auto")]
+    published = LMANet(replace(config, fusion="sigmoid-do1")).eval().requires_grad_(False)
+    published.load_state_dict(network.state_dict())
+    without = published.stream(runtime="torch")
+    for number, frame in enumerate(coarse_frames(6, 50, 67).split(2)):
+        wanted = plain.step(frame)
+        for stream in others:
+            torch.testing.assert_close(stream.step(frame), wanted, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(without.step(frame), wanted, atol=1e-3) == (number == 0)
 
 
 def test_image_and_float_frame_give_the_same_labels(trained: LMANet) -> None:

@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,18 @@ def test_samples_come_in_the_order_of_the_drive(camvid: Path) -> None:
     samples = load_camvid(camvid, "val")
     assert [sample.name for sample in samples] == [f"{number:04d}" for number in range(6)]
     assert samples[0].image.shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_drive_is_told_from_its_stills(tmp_path: Path) -> None:
+    for folder in ("val", "valannot"):
+        (tmp_path / folder).mkdir()
+        for name in ("0016E5_07959", "0016E5_07961", "0016E5_07991", "0006R0_07992"):
+            cv2.imwrite(str(tmp_path / folder / f"{name}.png"), np.zeros((8, 8), np.uint8))
+    samples = load_camvid(tmp_path, "val")
+    assert next(sample.name for sample in samples) == "0006R0_07992"
+    pairs = itertools.pairwise(samples)
+    assert [first.is_followed_by(second) for first, second in pairs] == [False, True, False]
+    assert [len(sample.past) for sample in samples] == [0, 0, 1, 2]
 
 
 def test_images_are_rgb(camvid: Path) -> None:
@@ -40,7 +53,7 @@ def test_missing_label_image_is_named(camvid: Path) -> None:
 def test_unknown_class_is_named(camvid: Path) -> None:
     path = camvid / "valannot" / "0002.png"
     cv2.imwrite(str(path), np.full((HEIGHT, WIDTH), 12, np.uint8))
-    with pytest.raises(InvalidInputError, match=r"0002\.png: class 12, at most 11"):
+    with pytest.raises(InvalidInputError, match=r"0002\.png: label 12 is none of 0\.\.11"):
         load_camvid(camvid, "val")
 
 

@@ -40,6 +40,7 @@ class Layers:
     all_heads: Layer
     readout_norm: Layer
     gates: Layer
+    is_residual: bool  # whether fusion adds to the features
     decoder: Chain
     labels: Layer
 
@@ -90,6 +91,8 @@ class Plan:
         norm.pixel_stride, norm.row_stride = VALUE_CHANNELS, 2 * VALUE_CHANNELS
         gates = fusion.step(layers.gates)
         gates.out = self._places[spare].data_ptr()
+        if layers.is_residual:
+            gates.residual = self._places[chain.place].data_ptr()
         self.fuse = _array(Step, [norm, gates])
         self.decode = self._decoding(layers, chain.place, rows, columns)
         self.decode_fused = self._decoding(layers, spare, rows, columns)

@@ -16,7 +16,7 @@ enum SegstreamLayerKind : int32_t {
   kDown = 1,    // the same on a map
   kPair = 2,    // 3x1, ReLU, 1x3, residual or none, ReLU
   kHeads = 3,   // 3x3, each group of channels to a place of its own, ReLU where asked
-  kFusion = 4,  // 3x3 on two joined maps, gates, sum, ReLU
+  kFusion = 4,  // 3x3 on two joined maps, gates, sum, residual or none, ReLU
   kUp = 5,      // transposed 3x3 stride 2, ReLU
   kLabels = 6,  // transposed 2x2 stride 2 to the best class of each pixel, or to logits
   kAffine = 7,  // scale and shift of each channel, ReLU
@@ -56,7 +56,7 @@ struct SegstreamLayer;
 struct SegstreamStep {
   const SegstreamLayer* layer;
   const void* in;
-  const float* residual;  // kPair; null = none
+  const float* residual;  // kPair, kFusion; null = none
   void* out;
   const SegstreamGroup* groups;  // kHeads
   uint8_t* confidence;  // kLabels with labels: softmax of the best class, 255 = 1; null = none

@@ -233,8 +233,8 @@ SEGSTREAM_INLINE Vec sigmoid(Vec x) {
   return one / (one + exp2(exponent));
 }
 
-// relu(query * sigmoid(query gate) + memory * sigmoid(memory gate) + shift); the input is query
-// and memory side by side.
+// relu(query * sigmoid(query gate) + memory * sigmoid(memory gate) + shift + residual); the input is
+// query and memory side by side, the residual lies as the output does.
 template <int kOutputs>
 class Fusion final : public PlaneLayer<kOutputs, 4> {
  public:
@@ -251,9 +251,11 @@ class Fusion final : public PlaneLayer<kOutputs, 4> {
 
   void finish(const SegstreamStep& step, ptrdiff_t pixel, int channel,
               const Vec (&sums)[4]) const override {
+    const ptrdiff_t at = pixel * this->out_ + channel;
     const Vec query = multiply_add(sums[0], sigmoid(sums[2]), load(shift_.at(channel)));
-    store(static_cast<float*>(step.out) + pixel * this->out_ + channel,
-          relu(multiply_add(sums[1], sigmoid(sums[3]), query)));
+    const Vec both = multiply_add(sums[1], sigmoid(sums[3]), query);
+    store(static_cast<float*>(step.out) + at,
+          relu(step.residual ? both + load(step.residual + at) : both));
   }
 
   const Plane<kOutputs> planes_[4];

@@ -1,0 +1,105 @@
+"""How the memory begins: as a network that changes nothing, and whose keys tell places apart.
+
+For the fusion ``residual-do1``. Keys and values begin as the features' whitened principal
+components. The fusion's two branches begin as opposites, so that it adds to the features::
+
+    out = relu(features + gate * U (readout - value))
+
+U leads back from the principal components to the features, and the gate begins small. Where the
+memory holds what is seen, read-out and value agree and nothing is added.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from segstream.errors import InvalidInputError
+from segstream.models import LMANet, Network
+from segstream.models.erfnet import ERFNetEncoder
+from segstream.models.lmanet import channels_last
+from segstream.models.memory import KeyValueHead, ResidualFusion
+
+_FIRST_GATE = 0.25
+_OFFSET = 3.0
+"""Deviations by which values are lifted, so that the ReLU before the branches cuts little off."""
+
+
+def fusion_to_train(model: LMANet) -> str:
+    """A residual fusion in place of ``sigmoid-do1``, else the model's own."""
+    if model.config.fusion != "sigmoid-do1":
+        return model.config.fusion
+    return "residual-do1" if isinstance(model.encoder, ERFNetEncoder) else "signed-residual-do1"
+
+
+def with_fusion(model: LMANet, fusion: str) -> LMANet:
+    """The same weights under another fusion of the same layers. Raises InvalidInputError."""
+    if fusion == model.config.fusion:
+        return model
+    network = Network(model.spec, model.encoder, model.decoder, model.config.num_channels)
+    changed = LMANet(replace(model.config, fusion=fusion), network)
+    try:
+        changed.load_state_dict(model.state_dict())
+    except RuntimeError as error:
+        raise InvalidInputError(
+            f"fusion {fusion!r} has other layers than {model.config.fusion!r}", field="fusion"
+        ) from error
+    return channels_last(changed.train(model.training))
+
+
+@torch.no_grad()
+def start_as_identity(model: LMANet, features: Tensor) -> None:
+    """Set heads and fusion from features ``(N, C, h, w)`` of frames as they will be seen.
+
+    Raises InvalidInputError for another fusion.
+    """
+    fusion = model.fusion
+    if not isinstance(fusion, ResidualFusion):
+        raise InvalidInputError(
+            f"fusion is {model.config.fusion!r}, only residual ones can begin as the identity",
+            field="fusion",
+        )
+    mean, components, deviations = _principal_components(features)
+    for head in (model.memory_head, model.query_head):
+        _set_head(head, mean, components, deviations)
+    rank = min(fusion.query_conv.in_channels, len(deviations))
+    back = components[:, :rank] * deviations[:rank]
+    _set_centre(fusion.query_conv, -back)
+    _set_centre(fusion.memory_conv, back)
+    for gate in (fusion.query_gate, fusion.memory_gate):
+        nn.init.zeros_(gate.weight)
+        nn.init.constant_(_bias(gate), math.log(_FIRST_GATE / (1 - _FIRST_GATE)))
+    for norm in (fusion.query_bn, fusion.memory_bn, fusion.bn):
+        norm.reset_parameters()
+
+
+def _principal_components(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean ``(C,)``, components ``(C, C)`` as columns, strongest first, and their deviations."""
+    pixels = features.permute(0, 2, 3, 1).flatten(0, 2).double()
+    mean = pixels.mean(dim=0)
+    variances, vectors = torch.linalg.eigh((pixels - mean).T.cov())
+    deviations = variances.flip(0).clamp(min=1e-12).sqrt()
+    return mean, vectors.flip(1), deviations.clamp(min=1e-3 * float(deviations[0]))
+
+
+def _set_head(head: KeyValueHead, mean: Tensor, components: Tensor, deviations: Tensor) -> None:
+    whitened = (components / deviations).T
+    for conv, offset in ((head.key, 0.0), (head.value, _OFFSET)):
+        assert isinstance(conv, nn.Conv2d)
+        rank = min(conv.out_channels, len(whitened))
+        _set_centre(conv, whitened[:rank])
+        _bias(conv)[:rank] = offset - (whitened[:rank] @ mean).to(conv.weight)
+
+
+def _set_centre(conv: nn.Conv2d, matrix: Tensor) -> None:
+    """A 3x3 convolution that is this matrix at its centre and nothing around it."""
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(_bias(conv))
+    rows, columns = matrix.shape
+    conv.weight[:rows, :columns, 1, 1] = matrix.to(conv.weight)
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias

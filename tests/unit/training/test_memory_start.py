@@ -1,0 +1,76 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from segstream.errors import InvalidInputError
+from segstream.label_sets import CAMVID
+from segstream.models import Features, LMANet, LMANetConfig
+from segstream.models.espnet import espnet
+from segstream.training.memory_start import fusion_to_train, start_as_identity, with_fusion
+
+CONFIG = LMANetConfig(CAMVID, 12, 2, 3, fusion="residual-do1")
+
+
+def features(count: int) -> torch.Tensor:
+    """As an encoder leaves them, of some 40 degrees of freedom: not negative, and correlated."""
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(40, 128, generator=generator)
+    blocks = torch.randn(count, 12, 10, 40, generator=generator)
+    return (blocks @ mixed).permute(0, 3, 1, 2).relu()
+
+
+@pytest.fixture
+def model() -> LMANet:
+    torch.manual_seed(0)
+    model = LMANet(CONFIG).eval().requires_grad_(False)
+    start_as_identity(model, features(4))
+    return model
+
+
+def test_a_memory_of_the_same_picture_changes_little(model: LMANet) -> None:
+    tap = features(2)
+    fused = model.fuse_window(Features(torch.stack([tap, tap, tap], dim=1)))
+    assert (fused - tap).abs().mean() < 0.05 * tap.abs().mean()
+
+
+def test_a_memory_of_another_picture_draws_towards_it(model: LMANet) -> None:
+    now, before = features(2).split(1)
+    fused = model.fuse_window(Features(torch.stack([before, now], dim=1)))
+    assert not torch.allclose(fused, now, atol=0.05)
+    assert (fused - before).square().mean() < (now - before).square().mean()
+
+
+def test_only_a_residual_fusion_can_begin_so() -> None:
+    with pytest.raises(InvalidInputError, match=r"sigmoid-do1.*only residual ones"):
+        start_as_identity(LMANet(LMANetConfig(CAMVID, 12)), features(1))
+
+
+def test_a_fusion_may_be_exchanged_for_one_of_the_same_layers() -> None:
+    model = LMANet(LMANetConfig(CAMVID, 12))
+    changed = with_fusion(model, "residual-do1")
+    assert changed.config.fusion == "residual-do1"
+    assert changed.encoder is model.encoder
+    assert with_fusion(changed, "residual-do1") is changed
+    with pytest.raises(InvalidInputError, match="sigmoid-down1"):
+        with_fusion(model, "sigmoid-down1")
+
+
+def test_features_may_be_negative_where_nothing_cuts_them_off() -> None:
+    torch.manual_seed(0)
+    config = replace(CONFIG, fusion="signed-residual-do1")
+    model = LMANet(config).eval().requires_grad_(False)
+    tap = features(3) - 4
+    start_as_identity(model, tap)
+    fused = model.fuse_window(Features(torch.stack([tap, tap], dim=1)))
+    assert (fused - tap).abs().mean() < 0.05 * tap.abs().mean()
+    with pytest.raises(InvalidInputError, match="runtime is 'native'"):
+        model.stream(runtime="native")
+
+
+def test_each_network_is_trained_with_the_fusion_that_fits_it() -> None:
+    erfnet = LMANet(LMANetConfig(CAMVID, 12))
+    other = LMANet(LMANetConfig(CAMVID, 12), espnet(12))
+    assert fusion_to_train(erfnet) == "residual-do1"
+    assert fusion_to_train(other) == "signed-residual-do1"
+    assert fusion_to_train(with_fusion(erfnet, "residual-do1")) == "residual-do1"
