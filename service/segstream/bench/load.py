@@ -5,7 +5,6 @@ import time
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from random import Random
 from typing import Any
 
 from segstream.bench.wires import Answer, Connection, Session
@@ -19,8 +18,9 @@ MAX_OUTSTANDING = 4
 class Load:
     """What each of ``num_streams`` sessions does, for ``warm_up_seconds`` and then ``seconds``.
 
-    ``frames_per_second`` of each session, whatever the answers do (open loop); None: the next frame
-    goes ``think_seconds`` after the answer to the last one (closed loop). Raises InvalidInputError.
+    ``frames_per_second`` of each session, whatever the answers do (open loop), the sessions being
+    evenly out of step; None: the next frame goes ``think_seconds`` after the answer to the last one
+    (closed loop). Raises InvalidInputError.
     """
 
     num_streams: int = 1
@@ -121,7 +121,7 @@ class _Driver:
         self._begin, self._end = begin, begin + load.seconds
         self._measurement = measurement
         self._num_sent = number  # so that sessions are not in step with each other
-        self._phase = Random(number).random()
+        self._phase = number / load.num_streams
 
     async def run(self) -> None:
         if self._load.frames_per_second is None:
@@ -140,8 +140,8 @@ class _Driver:
             await asyncio.sleep(self._load.think_seconds)
 
     async def _send_all(self, period: float, under_way: "asyncio.Queue[float | None]") -> None:
-        """A frame each period, at a phase of the session's own."""
-        due = time.perf_counter() + self._phase * period
+        """A frame each period; the sessions' frames are spread evenly over it."""
+        due = self._begin - self._load.warm_up_seconds + self._phase * period
         while due < self._end:
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             if not under_way.full():
