@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from segstream.bench.wires import SESSION_PREFIX
 from segstream.cli.bench import app
+from tests.integration.conftest import StartService
+from tests.support.doors import new_key
 from tests.support.service import RunningService
 
 MODEL_STAGES = {"encode", "memory_read", "fuse_decode"}
@@ -47,6 +49,18 @@ async def test_the_json_tells_where_the_time_of_a_frame_went(
     else:
         assert result["memory_bytes_per_session"] > 0
         assert result["mean_batch_size"] >= 1
+
+
+@pytest.mark.parametrize("wire", ["grpc", "websocket", "rest"])
+async def test_a_service_behind_a_key_is_measured_with_one(
+    start_service: StartService, tmp_path: Path, wire: str
+) -> None:
+    keys = tmp_path / "keys.json"
+    key = new_key(keys, "bench")
+    service = await start_service(api_keys=keys)
+    result = await bench(service, wire, "--api-key", key)
+    assert result["frames_per_second"] > 0
+    assert (result["memory_bytes_per_session"] is None) is (wire == "rest")
 
 
 @pytest.mark.parametrize("encoding", ["png", "raw"])

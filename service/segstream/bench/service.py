@@ -119,6 +119,7 @@ async def run(
     frames: FrameFormat,
     load: Load,
     *,
+    api_key: str = "",
     objective_ms: float | None = None,
     max_streams: int = 64,
     progress: Progress = lambda _: None,
@@ -130,7 +131,7 @@ async def run(
     Raises what a session is refused with, EngineError for a frame that failed.
     """
     encoded = await asyncio.to_thread(make_frames, frames)
-    async with connecting(wire, address, frames) as connection:
+    async with connecting(wire, address, frames, api_key=api_key) as connection:
 
         async def measure(num_streams: int) -> ServiceResult:
             progress(f"{num_streams} sessions over {wire.value}")

@@ -107,18 +107,22 @@ class Connection(Protocol):
 
 
 @asynccontextmanager
-async def connecting(wire: Wire, address: str, frames: FrameFormat) -> AsyncIterator[Connection]:
+async def connecting(
+    wire: Wire, address: str, frames: FrameFormat, *, api_key: str = ""
+) -> AsyncIterator[Connection]:
     """The service at ``host:port``, which is that of the wire: gRPC's, or HTTP's for the others.
 
     Raises InvalidInputError for frames that the wire does not take.
     """
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     async with AsyncExitStack() as stack:
         match wire:
             case Wire.GRPC:
                 channel = grpc.aio.insecure_channel(address, _CHANNEL_OPTIONS)
-                yield _GrpcConnection(await stack.enter_async_context(channel), address, frames)
+                await stack.enter_async_context(channel)
+                yield _GrpcConnection(channel, address, frames, headers)
             case Wire.WEBSOCKET:
-                yield _WebSocketConnection(address, frames)
+                yield _WebSocketConnection(address, frames, headers)
             case Wire.REST:
                 if frames.encoding is ImageEncoding.RAW_RGB:
                     raise InvalidInputError(
@@ -126,7 +130,7 @@ async def connecting(wire: Wire, address: str, frames: FrameFormat) -> AsyncIter
                     )
                 content_type = f"image/{frames.encoding.value}"
                 path = f"/v1/images?{urlencode({'model': frames.model})}"
-                yield HttpConnection(address, path, content_type=content_type)
+                yield HttpConnection(address, path, content_type=content_type, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +138,13 @@ class _GrpcConnection:
     channel: grpc.aio.Channel
     address: str
     frames: FrameFormat
+    headers: Mapping[str, str]
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
         session_id = new_session_id()
         call = SegmentationServiceStub(self.channel).StreamSegment(
-            metadata=(("x-session-id", session_id),), wait_for_ready=False
+            metadata=(("x-session-id", session_id), *self.headers.items()), wait_for_ready=False
         )
         session = _GrpcSession(call, self.address, self.frames)
         try:
@@ -150,7 +155,8 @@ class _GrpcConnection:
 
     async def memory_bytes(self) -> list[int]:
         stub = SegmentationServiceStub(self.channel)
-        listed = await stub.ListSessions(pb.ListSessionsRequest())
+        metadata = tuple(self.headers.items())
+        listed = await stub.ListSessions(pb.ListSessionsRequest(), metadata=metadata)
         return [
             session.device_bytes
             for session in listed.sessions
@@ -225,6 +231,7 @@ class _GrpcSession:
 class _WebSocketConnection:
     address: str
     frames: FrameFormat
+    headers: Mapping[str, str]
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
@@ -232,7 +239,7 @@ class _WebSocketConnection:
         try:
             socket = await connect(
                 f"ws://{self.address}/v1/stream",
-                additional_headers={"x-session-id": session_id},
+                additional_headers={"x-session-id": session_id, **self.headers},
                 open_timeout=_OPEN_SECONDS,
                 compression=None,
                 max_size=None,
@@ -248,7 +255,7 @@ class _WebSocketConnection:
             yield session
 
     async def memory_bytes(self) -> list[int]:
-        listed = await asyncio.to_thread(_get_json, self.address, "/v1/sessions")
+        listed = await asyncio.to_thread(_get_json, self.address, "/v1/sessions", self.headers)
         return [
             session["device_bytes"]
             for session in listed["sessions"]
@@ -326,12 +333,13 @@ class HttpConnection:
         path: str,
         *,
         content_type: str,
+        headers: Mapping[str, str] | None = None,
         body: Callable[[str, bytes], bytes] = lambda _, frame: frame,
     ) -> None:
         """``{session_id}`` in ``path`` is replaced by the id of the session."""
         self._address = address
         self._path = path
-        self._content_type = content_type
+        self._headers = {"Content-Type": content_type, **(headers or {})}
         self._body = body
 
     @asynccontextmanager
@@ -340,7 +348,7 @@ class HttpConnection:
         path = self._path.format(session_id=session_id)
         with ThreadPoolExecutor(1, thread_name_prefix="http") as thread:
             body = partial(self._body, session_id)
-            session = _HttpSession(self._address, path, self._content_type, body, thread)
+            session = _HttpSession(self._address, path, self._headers, body, thread)
             try:
                 yield session
             finally:
@@ -355,13 +363,13 @@ class _HttpSession:
         self,
         address: str,
         path: str,
-        content_type: str,
+        headers: dict[str, str],
         body: Callable[[bytes], bytes],
         thread: ThreadPoolExecutor,
     ) -> None:
         self._address = address
         self._path = path
-        self._headers = {"Content-Type": content_type}
+        self._headers = headers
         self._body = body
         self._thread = thread
         self._connection = HTTPConnection(address, timeout=_ANSWER_SECONDS)
@@ -401,9 +409,9 @@ def new_session_id() -> str:
     return SESSION_PREFIX + uuid.uuid4().hex
 
 
-def _get_json(address: str, path: str) -> Any:
+def _get_json(address: str, path: str, headers: Mapping[str, str]) -> Any:
     with closing(HTTPConnection(address, timeout=_ANSWER_SECONDS)) as connection:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=dict(headers))
         return json.loads(connection.getresponse().read())
 
 

@@ -73,6 +73,15 @@ def service(
             "it one is started here.",
         ),
     ] = "",
+    api_key: Annotated[
+        str,
+        typer.Option(
+            metavar="KEY",
+            envvar="SEGSTREAM_API_KEY",
+            show_envvar=True,
+            help="The key for --server; better in the environment, where others do not see it.",
+        ),
+    ] = "",
     objective_ms: Annotated[
         float | None,
         typer.Option(
@@ -134,6 +143,7 @@ def service(
             else:
                 measuring = run(
                     *(address, wire, frames, load),
+                    api_key=api_key if server else "",
                     objective_ms=objective_ms,
                     max_streams=max_streams,
                     progress=status.update,
