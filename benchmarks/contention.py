@@ -33,7 +33,7 @@ from segstream.models import NativeLMANet, OnnxLMANet, load
 from segstream.pages import empty_pages
 
 HEIGHT, WIDTH = 360, 480
-ROUNDS = 15
+ROUNDS = 9
 
 
 @contextmanager

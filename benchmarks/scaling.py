@@ -3,7 +3,7 @@
     python benchmarks/scaling.py [--json] [--plot docs/images/scaling.png] [--seconds S]
 
 Starts a service of its own with the shipped checkpoint at several memory lengths T and window sizes
-P, and measures each point for ``--seconds`` after a warm-up, in closed loops over gRPC with JPEG
+P, and measures each point for ``--seconds``, heavy ones for longer, after a warm-up, in closed loops over gRPC with JPEG
 frames. Everything but the number of sessions and the image size is measured at 360x480 with one
 session. A few minutes.
 """
@@ -75,7 +75,10 @@ def measure(address: str, seconds: float, progress: Callable[[str], None]) -> li
     for point in points():
         progress(f"{point.axis}: {point.value}")
         frames = FrameFormat(*point.size, model=point.model)
-        load = Load(point.streams, warm_up_seconds=seconds / 2, seconds=seconds)
+        # So long that many sessions and large frames have their say too.
+        work = point.streams * point.size[0] * point.size[1] / (SIZE[0] * SIZE[1])
+        longer = seconds * max(1.0, work / 4)
+        load = Load(point.streams, warm_up_seconds=longer / 2, seconds=longer)
         result = uvloop.run(run(address, Wire.GRPC, frames, load))
         rows.append({"axis": point.axis, "value": point.value} | result)
     return rows
