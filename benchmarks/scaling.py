@@ -3,9 +3,9 @@
     python benchmarks/scaling.py [--json] [--plot docs/images/scaling.png] [--seconds S]
 
 Starts a service of its own with the shipped checkpoint at several memory lengths T and window sizes
-P, and measures each point for ``--seconds``, heavy ones for longer, after a warm-up, in closed loops over gRPC with JPEG
-frames. Everything but the number of sessions and the image size is measured at 360x480 with one
-session. A few minutes.
+P, and measures closed loops over gRPC with JPEG frames: each point for ``--seconds`` after a
+warm-up, those with much work for longer. Everything but the number of sessions and the image size
+is measured at 360x480 with one session. Some five minutes.
 """
 
 import argparse
