@@ -181,7 +181,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Console(stderr=True).status("") as status:
         models = [flag for file in write_models(Path(folder)) for flag in ("--model", file)]
         command = (*SERVE_COMMAND, "--max-sessions", str(max(SESSIONS)), *models)
-        with local_server(command=command) as server:
+        with local_server(command=command, start_timeout_seconds=600) as server:
             rows = measure(server.grpc, options.seconds, status.update)
     if options.plot is not None:
         plot(rows, options.plot)
