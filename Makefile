@@ -90,7 +90,11 @@ baseline: $(INSTALLED) ## At a release: take the present proto as what later one
 bench: $(INSTALLED) ## Print the performance figures of the README
 	$(BIN)/segstream bench model
 	$(BIN)/segstream bench model --size 360x480
-	$(BIN)/python benchmarks/service.py
+	$(BIN)/segstream bench service
+	$(BIN)/segstream bench service --streams 8 --compare
+	$(BIN)/python benchmarks/idle_sessions.py
+	$(BIN)/python benchmarks/scaling.py --plot docs/images/scaling.png
+	$(BIN)/python benchmarks/contention.py
 	$(BIN)/python benchmarks/triton.py
 	$(BIN)/python benchmarks/handoff.py
 	$(BIN)/python benchmarks/spill.py

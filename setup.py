@@ -60,7 +60,7 @@ LIBRARIES = (
 )
 # Never -ffast-math: it undoes the rounding by which the kernels' exponential works.
 FLAGS = [
-    *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-DNDEBUG", f"-I{COMMON}"),
+    *("-std=c++17", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden", "-DNDEBUG", f"-I{COMMON}"),
     *("-fno-math-errno", "-fno-trapping-math"),
 ]
 X86_LEVELS = {"x86_v3": "-march=x86-64-v3", "x86_v4": "-march=x86-64-v4"}
@@ -80,7 +80,6 @@ class BuildKernels(build_ext):
     def build_extension(self, ext: Extension) -> None:
         library = LIBRARIES[self.extensions.index(ext)]
         compiler = _find_compiler()
-        openmp = [flag for flag in ("-fopenmp",) if _accepts(compiler, flag)]
         levels = {"baseline": []}
         if sysconfig.get_platform().endswith("x86_64"):
             levels |= {
@@ -91,7 +90,7 @@ class BuildKernels(build_ext):
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
 
-        compile_ = [*compiler, *FLAGS, *library.flags, *openmp, "-c"]
+        compile_ = [*compiler, *FLAGS, *library.flags, "-c"]
         kernel, dispatch = ext.sources
         has_levels = [f"-DSEGSTREAM_HAS_{level.upper()}" for level in levels]
         commands = {
@@ -104,7 +103,7 @@ class BuildKernels(build_ext):
         _run_all([[*command, "-o", str(to)] for to, command in commands.items()])
         # The baseline comes before the other levels: of an inline function that several of them
         # contain the linker keeps the first, and that one must run on every processor.
-        _run_all([[*compiler, "-shared", *openmp, *map(str, commands), "-o", str(target)]])
+        _run_all([[*compiler, "-shared", "-pthread", *map(str, commands), "-o", str(target)]])
 
 
 class BuildPackage(build_py):

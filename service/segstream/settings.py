@@ -66,7 +66,12 @@ class Settings(BaseSettings):
         "elsewhere. Replicas that share sessions must run the same.",
     )
     num_threads: int = Field(0, ge=0, description="Threads of a forward on CPU; 0 = all cores.")
-    max_batch_size: int = Field(8, ge=1, le=256, description="Frames in one forward.")
+    max_batch_size: int = Field(
+        8,
+        ge=1,
+        le=256,
+        description="Frames in one forward; runtime native takes them one by one in any case.",
+    )
     max_sessions: int = Field(64, ge=1, description="Sessions streaming at once.")
     max_memory_bytes: int = Field(
         2048 * _MIB,

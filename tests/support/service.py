@@ -164,7 +164,11 @@ async def running_service(
 async def _running_service(
     models: Mapping[str, LMANet], storage: PageStorage | None, settings: Mapping[str, Any]
 ) -> AsyncIterator[RunningService]:
-    engine = InProcessEngine(models, max_batch_size=settings.get("max_batch_size", 8))
+    engine = InProcessEngine(
+        models,
+        max_batch_size=settings.get("max_batch_size", 8),
+        runtime=settings.get("runtime", "auto"),
+    )
     engine.start()
     gated = GatedEngine(engine)
     settings = {"port": 0, "http_port": 0, "drain_seconds": 5.0, **settings}

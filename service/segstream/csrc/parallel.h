@@ -6,26 +6,22 @@
 #include <cstdlib>
 #include <new>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
+#include "run_tasks.h"
 
 namespace segstream {
 namespace SEGSTREAM_ISA {
 
-// Calls body(task, thread) for every task. OpenMP shares its threads with torch, which loads the
-// same runtime; without it the tasks run one after the other.
+// Calls body(task, thread) for every task.
 template <typename Body>
 static void parallel_for(int64_t tasks, int num_threads, const Body& body) {
-#if defined(_OPENMP)
-  if (num_threads > 1 && tasks > 1) {
-    const int threads = tasks < num_threads ? static_cast<int>(tasks) : num_threads;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (int64_t task = 0; task < tasks; task++) body(task, omp_get_thread_num());
+  const int threads = tasks < num_threads ? static_cast<int>(tasks) : num_threads;
+  if (threads > 1) {
+    const RunTask run_task = [](const void* erased, int64_t task, int thread) {
+      (*static_cast<const Body*>(erased))(task, thread);
+    };
+    run_tasks(tasks, threads, run_task, &body);
     return;
   }
-#endif
-  (void)num_threads;
   for (int64_t task = 0; task < tasks; task++) body(task, 0);
 }
 

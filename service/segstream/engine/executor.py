@@ -24,7 +24,13 @@ class Prediction:
 
 
 class Executor(Protocol):
-    """One model on one runtime. What a step gives depends on nothing but the step."""
+    """One model on one runtime. What a step gives depends on nothing but the step.
+
+    Unless ``is_batching`` the steps of a batch are computed one after the other: together they only
+    wait for each other.
+    """
+
+    is_batching: bool
 
     def __call__(self, steps: Sequence[Step], lap: Lap) -> list[Prediction]:
         """What steps of one frame size and pool ask for; writes their pages."""

@@ -31,7 +31,8 @@ class _Pending:
 class InProcessEngine:
     """Runs forwards on one thread: whatever has gathered while the last one ran is the next batch.
 
-    So a lone session never waits for company. Callers bound the queue: a session has one step in
+    So a lone session never waits for company. Where the executor would compute a batch's steps one
+    after the other, each is a batch of its own. Callers bound the queue: a session has one step in
     flight.
     """
 
@@ -117,12 +118,16 @@ class InProcessEngine:
                 self._changed.wait_for(lambda: self._pending or self._is_stopping)
                 if not self._pending:
                     return []
-                key = self._pending[0].batch_key
-                fitting = [p for p in self._pending if p.batch_key == key][: self._max_batch_size]
+                oldest = self._pending[0]
+                key, limit = oldest.batch_key, self._batch_limit(oldest.step.model)
+                fitting = [p for p in self._pending if p.batch_key == key][:limit]
                 self._pending = [p for p in self._pending if p not in fitting]
                 batch = [p for p in fitting if p.future.set_running_or_notify_cancel()]
                 if batch:
                     return batch
+
+    def _batch_limit(self, model: str) -> int:
+        return self._max_batch_size if self._executors[model].is_batching else 1
 
     def _answer(self, batch: list[_Pending]) -> None:
         started = time.perf_counter()

@@ -24,6 +24,8 @@ class NativeExecutor:
     The images are read where they lie: no copy of them is made.
     """
 
+    is_batching = False
+
     def __init__(self, network: NativeLMANet) -> None:
         self._network = network
 

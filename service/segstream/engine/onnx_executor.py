@@ -22,6 +22,8 @@ _CPU = torch.device("cpu")
 class OnnxExecutor:
     """See ``Executor``: neither the batch nor the number of threads moves a bit."""
 
+    is_batching = True
+
     def __init__(self, network: OnnxLMANet) -> None:
         self._network = network
 

@@ -17,6 +17,8 @@ class TorchExecutor:
     only for equal batches.
     """
 
+    is_batching = True
+
     def __init__(self, model: LMANet, device: str) -> None:
         self._model = model.to(device)
         self._device = torch.device(device)

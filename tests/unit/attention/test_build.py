@@ -127,7 +127,7 @@ def test_compiles_for_aarch64(folder: Path, source: str, tmp_path: Path) -> None
     compiler = shutil.which(AARCH64_COMPILER)
     if compiler is None:
         pytest.skip(f"no {AARCH64_COMPILER} (Debian: g++-aarch64-linux-gnu)")
-    options = ["-std=c++17", "-O1", "-fopenmp", "-Wall", "-Wextra", "-Werror"]
+    options = ["-std=c++17", "-O1", "-pthread", "-Wall", "-Wextra", "-Werror"]
     defines = ["-DSEGSTREAM_ISA=baseline", "-DSEGSTREAM_HAS_BASELINE"]
     command = [compiler, *options, *defines, f"-I{COMMON}", "-c", str(folder / source)]
     done = subprocess.run(

@@ -10,7 +10,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from segstream.attention import cpu
-from segstream.bench import attention, attention_baselines, attention_plot
+from segstream.bench import attention, attention_baselines, attention_plot, plotting
 from segstream.bench.attention import Case, Effort
 from segstream.cli.bench import app
 from segstream.errors import UnavailableError
@@ -172,7 +172,7 @@ def test_a_plot_that_cannot_be_drawn_is_refused_at_once(
 
 
 def test_a_plot_without_matplotlib_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_plot, "find_spec", lambda name: None)
+    monkeypatch.setattr(plotting, "find_spec", lambda name: None)
     done = CliRunner().invoke(app, ["attention", "--plot", "plot.png"])
     assert done.exit_code == 1
     assert "segstream[bench]" in done.output

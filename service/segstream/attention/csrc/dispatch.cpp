@@ -3,6 +3,7 @@
 #include <new>
 
 #include "attention.h"
+#include "thread_pool.h"
 
 SEGSTREAM_DECLARE(void forward(const SegstreamProblem&, float* out);
                   void backward(const SegstreamProblem&, const SegstreamGradients&);)

@@ -2,6 +2,7 @@
 #include <new>
 
 #include "layer.h"
+#include "thread_pool.h"
 
 SEGSTREAM_DECLARE(SegstreamLayer* make_layer(const SegstreamLayerSpec&);)
 
