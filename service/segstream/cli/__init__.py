@@ -7,6 +7,7 @@ import typer
 
 from segstream.cli.bench import app as bench
 from segstream.cli.evaluate import evaluate
+from segstream.cli.plan import plan
 from segstream.cli.segment import segment
 from segstream.cli.serve import serve
 from segstream.cli.train import train
@@ -25,6 +26,7 @@ app.command()(segment)
 app.command()(train)
 app.command()(evaluate)
 app.command()(triton)
+app.command()(plan)
 app.add_typer(bench, name="bench")
 
 
