@@ -79,7 +79,7 @@ def grow(
                 p95_ms=outcome.percentile_ms(95),
                 p99_ms=outcome.percentile_ms(99),
                 engine=outcome.mean_engine_utilisation,
-                redis=outcome.redis_utilisation,
+                redis=frames_per_second * profile.redis_frame_ms / 1000,
                 network=frames_per_second * profile.frame_bytes / _LINK_BYTES_PER_SECOND,
                 num_failures=outcome.num_failures,
                 num_moved=outcome.num_moved,

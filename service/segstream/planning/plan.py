@@ -128,9 +128,9 @@ def _num_replicas(objective: Objective, capacity: int) -> tuple[int, int]:
     Sessions are spread by a hash, so the fullest replica holds more than its share: by how much is
     drawn, not guessed.
     """
-    rng = np.random.default_rng(0)
 
     def fullest(num_up: int) -> int:
+        rng = np.random.default_rng(0)
         draws = rng.multinomial(objective.num_sessions, np.full(num_up, 1 / num_up), _NUM_DRAWS)
         return int(np.quantile(draws.max(axis=1), _CONFIDENCE, method="higher"))
 

@@ -60,8 +60,8 @@ class Outcome:
     """What came of it; latencies in seconds.
 
     Utilisations are shares of the time that counts: ``engine`` of the busiest replica's engine,
-    ``cores`` of the busiest host, ``redis`` of its one core. ``num_unanswered`` frames were due and
-    still unanswered at the end: where it is much more than the sessions, the load was not borne.
+    ``cores`` of the busiest host. ``num_unanswered`` frames were due and still unanswered at the
+    end: where it is much more than the sessions, the load was not borne.
     """
 
     latencies: list[float] = field(default_factory=list)
@@ -71,7 +71,6 @@ class Outcome:
     engine_utilisation: float = 0.0
     mean_engine_utilisation: float = 0.0
     core_utilisation: float = 0.0
-    redis_utilisation: float = 0.0
     mean_batch_size: float = 0.0
 
     @property
@@ -228,7 +227,6 @@ class _Simulation:
         self.outcome = Outcome()
         num_hosts = math.ceil(site.num_replicas / site.replicas_per_host)
         self.hosts = [Cores(self.env, site.cores_per_host) for _ in range(num_hosts)]
-        self.redis = Cores(self.env, 1)
         self.replicas = [
             _Replica(self.env, self.hosts[number // site.replicas_per_host], profile, self.rng)
             for number in range(site.num_replicas)
@@ -242,23 +240,22 @@ class _Simulation:
             for replica in self.replicas:
                 self.env.process(self._failures(replica))
         self.env.run(load.warm_up_seconds or 1e-9)
-        before = [host.core_seconds for host in self.hosts], self.redis.core_seconds
+        before = [host.core_seconds for host in self.hosts]
         busy = [replica.busy_seconds for replica in self.replicas]
         parts = 20
         for part in range(1, parts + 1):
             self.env.run(load.warm_up_seconds + load.duration_seconds * part / parts)
             progress(part / parts)
-        self._sum_up(*before, busy)
+        self._sum_up(before, busy)
         return self.outcome
 
-    def _sum_up(self, hosts: list[float], redis: float, busy: list[float]) -> None:
+    def _sum_up(self, hosts: list[float], busy: list[float]) -> None:
         seconds, outcome = self.load.duration_seconds, self.outcome
         engines = [r.busy_seconds - b for r, b in zip(self.replicas, busy, strict=True)]
         cores = [h.core_seconds - b for h, b in zip(self.hosts, hosts, strict=True)]
         outcome.engine_utilisation = max(engines) / seconds
         outcome.mean_engine_utilisation = sum(engines) / len(engines) / seconds
         outcome.core_utilisation = max(cores) / seconds / self.site.cores_per_host
-        outcome.redis_utilisation = (self.redis.core_seconds - redis) / seconds
         num_forwards = sum(replica.num_forwards for replica in self.replicas)
         num_frames = sum(replica.num_frames for replica in self.replicas)
         outcome.mean_batch_size = num_frames / num_forwards if num_forwards else 0.0
@@ -290,8 +287,6 @@ class _Simulation:
         yield home.replica.cores.work(half)
         if counts:
             self.outcome.latencies.append(self.env.now - due)
-        if self.profile.redis_frame_ms:
-            yield self.redis.work(self.profile.redis_frame_ms / 1000)
 
     def _failures(self, replica: _Replica) -> Process:
         while True:
