@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -135,7 +136,7 @@ def _as_dict(profile: "MachineProfile", plan: "Plan", stages: "list[Stage]") -> 
 def _print(
     profile: "MachineProfile", num_sessions: int, plan: "Plan", stages: "list[Stage]"
 ) -> None:
-    console = Console()
+    console = Console(width=max(100, Console().width))
     table = Table("", "", title=f"{num_sessions} sessions of {profile.size}", show_header=False)
     for name, value in _lines(profile, plan):
         table.add_row(name, value)
@@ -146,6 +147,7 @@ def _print(
         *("sessions", "replicas", "died", "moved", "p95 ms", "p99 ms"),
         *("engines", "Redis", "network"),
         title="As the load grows",
+        box=box.SIMPLE,
     )
     for stage in stages:
         growth.add_row(
@@ -167,7 +169,7 @@ def _lines(profile: "MachineProfile", plan: "Plan") -> list[tuple[str, str]]:
         ),
         ("overhead of a frame", f"{profile.overhead_ms:.1f} ms"),
         ("replicas", str(plan.num_replicas)),
-        ("sessions a replica bears", str(plan.sessions_per_replica)),
+        ("sessions that one bears", str(plan.sessions_per_replica)),
         ("sessions on the fullest", str(plan.fullest_replica)),
         ("predicted p95", f"{plan.predicted_p95_ms:.0f} ms"),
         ("engine in use", f"{100 * plan.engine_utilisation:.0f} %"),

@@ -14,6 +14,8 @@ MAX_REPLICAS = 4096
 _NUM_DRAWS = 400
 _CONFIDENCE = 0.95
 _MEMORY_HEADROOM = 1.25
+_MAX_UTILISATION = 0.9
+_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Objective:
 class Plan:
     """What the objective needs; memory and bandwidths in bytes and bytes per second.
 
-    ``sessions_per_replica``: the most that one replica bears at the objective.
+    ``sessions_per_replica``: the most with which a replica by itself keeps the objective.
     ``fullest_replica``: the sessions on the fullest one, in 95 of 100 draws of the hash, while the
     spare ones are down. ``predicted_p95_ms``: with all replicas up.
     """
@@ -78,10 +80,10 @@ def make_plan(
             field="slo_ms",
         )
     progress("finding how many replicas the sessions need")
-    num_replicas, fullest = _num_replicas(objective, capacity)
+    num_replicas, fullest = _num_replicas(profile, objective, cores_per_replica)
     progress(f"simulating {num_replicas} replicas")
     site = Site(num_replicas, cores_per_host=cores_per_replica)
-    load = Load(objective.num_sessions, objective.frames_per_second, duration_seconds=10.0)
+    load = Load(objective.num_sessions, objective.frames_per_second, duration_seconds=_SECONDS)
     outcome = simulate(profile, site, load)
     frames_per_second = objective.num_sessions * objective.frames_per_second
     banks = fullest * profile.session_bytes
@@ -113,8 +115,7 @@ def sessions_per_replica(
         outcome = simulate(profile, Site(1, cores_per_replica), load)
         return outcome.percentile_ms(95) <= objective.latency_ms
 
-    # Above this the engine has no idle moment left, whatever the objective.
-    above = math.floor(profile.peak_frames_per_second / objective.frames_per_second) + 1
+    above = math.floor(_peak(profile, cores_per_replica, objective)) + 1
     below = 0
     while above - below > 1:
         middle = (above + below) // 2
@@ -122,29 +123,51 @@ def sessions_per_replica(
     return below
 
 
-def _num_replicas(objective: Objective, capacity: int) -> tuple[int, int]:
+def _num_replicas(
+    profile: MachineProfile, objective: Objective, cores_per_replica: float
+) -> tuple[int, int]:
     """How many replicas, and the sessions on the fullest while the spare ones are down.
 
     Sessions are spread by a hash, so the fullest replica holds more than its share: by how much is
-    drawn, not guessed.
+    drawn, not guessed. It must not be overloaded, and the frames of the whole site must keep the
+    objective.
     """
+    most = math.floor(_MAX_UTILISATION * _peak(profile, cores_per_replica, objective))
+    load = Load(objective.num_sessions, objective.frames_per_second, duration_seconds=_SECONDS)
 
-    def fullest(num_up: int) -> int:
-        rng = np.random.default_rng(0)
-        draws = rng.multinomial(objective.num_sessions, np.full(num_up, 1 / num_up), _NUM_DRAWS)
-        return int(np.quantile(draws.max(axis=1), _CONFIDENCE, method="higher"))
+    def holds(num_up: int) -> bool:
+        if _fullest(objective.num_sessions, num_up) > max(1, most):
+            return False
+        outcome = simulate(profile, Site(num_up, cores_per_replica), load)
+        return outcome.percentile_ms(95) <= objective.latency_ms
 
-    above = math.ceil(objective.num_sessions / capacity)
+    above = max(1, math.ceil(objective.num_sessions / max(1, most)))
     below = above - 1
-    while fullest(above) > capacity:
+    while not holds(above):
         below, above = above, 2 * above
         if above > MAX_REPLICAS:
             raise InvalidInputError(
-                f"sessions is {objective.num_sessions}: more than {MAX_REPLICAS} replicas of "
-                f"{capacity} sessions each would be needed; split the load over several sites",
+                f"sessions is {objective.num_sessions}: more than {MAX_REPLICAS} replicas would be "
+                "needed; split the load over several sites",
                 field="sessions",
             )
     while above - below > 1:
         middle = (above + below) // 2
-        below, above = (below, middle) if fullest(middle) <= capacity else (middle, above)
-    return above + objective.num_spare, fullest(above)
+        below, above = (below, middle) if holds(middle) else (middle, above)
+    return above + objective.num_spare, _fullest(objective.num_sessions, above)
+
+
+def _fullest(num_sessions: int, num_replicas: int) -> int:
+    """Sessions on the fullest replica, in 95 of 100 draws of the hash."""
+    shares = np.full(num_replicas, 1 / num_replicas)
+    draws = np.random.default_rng(0).multinomial(num_sessions, shares, _NUM_DRAWS)
+    return int(np.quantile(draws.max(axis=1), _CONFIDENCE, method="higher"))
+
+
+def _peak(profile: MachineProfile, cores_per_replica: float, objective: Objective) -> float:
+    """Sessions above which a replica's engine or cores have no idle moment left."""
+    size = profile.max_batch_size
+    forward = profile.forward_seconds(size) / size
+    core_seconds = forward * profile.threads + profile.overhead_ms / 1000
+    busiest = max(forward, core_seconds / cores_per_replica)
+    return 1 / busiest / objective.frames_per_second

@@ -46,11 +46,6 @@ class MachineProfile(BaseModel):
         """How long a forward of so many frames takes, without its jitter."""
         return (self.forward_fixed_ms + batch_size * self.forward_frame_ms) / 1000
 
-    @property
-    def peak_frames_per_second(self) -> float:
-        """What one replica computes when its batches are full."""
-        return self.max_batch_size / self.forward_seconds(self.max_batch_size)
-
 
 def read_profile(path: Path) -> MachineProfile:
     """A profile that ``write_profile`` wrote. Raises InvalidInputError for any other file."""

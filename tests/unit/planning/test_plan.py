@@ -15,14 +15,15 @@ from segstream.planning.profile import MachineProfile, read_profile, write_profi
 def test_a_replica_bears_what_the_simulation_bears(profile: MachineProfile) -> None:
     strict = sessions_per_replica(profile, Objective(1, 5, latency_ms=40), 1)
     lax = sessions_per_replica(profile, Objective(1, 5, latency_ms=400), 1)
-    assert 0 < strict < lax <= profile.peak_frames_per_second / 5
+    # 8 frames take 90 ms of forward and 16 ms of the rest.
+    assert 0 < strict < lax <= 8 / 0.106 / 5
 
 
 def test_a_plan_keeps_its_objective(profile: MachineProfile) -> None:
     objective = Objective(num_sessions=60, frames_per_second=5, latency_ms=150, num_spare=1)
     plan = make_plan(profile, objective, cores_per_replica=1)
     assert plan.predicted_p95_ms <= 150
-    assert plan.fullest_replica <= plan.sessions_per_replica
+    assert plan.fullest_replica <= 0.9 * 8 / 0.106 / 5
     assert plan.num_replicas > 60 / plan.sessions_per_replica
     assert plan.memory_bank_bytes_per_replica == plan.fullest_replica * 4 * 100_000
     assert plan.memory_bytes_per_replica > 400_000_000
