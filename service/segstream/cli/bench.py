@@ -1,7 +1,6 @@
 """``segstream bench``: performance beside its alternatives, in one interleaved run."""
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,9 +8,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from segstream.cli.bench_service import service
 from segstream.cli.errors import one_line_errors
+from segstream.cli.frame_size import parse_size
 from segstream.cli.output_files import check_writable
-from segstream.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from segstream.bench.attention import BenchResult, Summary
@@ -21,6 +21,7 @@ app = typer.Typer(
     help="Measure performance beside its alternatives, in one interleaved run.",
     no_args_is_help=True,
 )
+app.command()(service)
 
 
 @app.command()
@@ -39,7 +40,8 @@ def attention(
 ) -> None:
     """Compare the local memory attention with other ways to compute it, side by side."""
     from segstream.bench.attention import run
-    from segstream.bench.attention_plot import check_plotting, plot
+    from segstream.bench.attention_plot import plot
+    from segstream.bench.plotting import check_plotting
 
     with one_line_errors():
         if plot_file is not None:
@@ -72,20 +74,13 @@ def model(
     from segstream.bench.model import run
 
     with one_line_errors():
-        height, width = _parse_size(size)
+        height, width = parse_size(size)
         with Console(stderr=True).status("preparing") as status:
             result = run(height, width, threads=threads, rounds=rounds, progress=status.update)
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
         _print_model(result)
-
-
-def _parse_size(size: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
-    if match is None:
-        raise InvalidInputError(f"size must be HxW in pixels, got {size!r}", field="size")
-    return int(match[1]), int(match[2])
 
 
 def _print_model(result: "ModelResult") -> None:
