@@ -70,7 +70,7 @@ proto: $(INSTALLED) ## Generate the gRPC stubs from proto/
 bench: $(INSTALLED) ## Print the performance figures of the README
 	$(BIN)/segstream bench model
 	$(BIN)/segstream bench model --size 360x480
-	$(BIN)/python benchmarks/service.py
+	$(BIN)/segstream bench service
 	$(BIN)/python benchmarks/triton.py
 	$(BIN)/python benchmarks/handoff.py
 	$(BIN)/python benchmarks/spill.py

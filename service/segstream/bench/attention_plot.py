@@ -1,6 +1,5 @@
 """Draws what ``segstream bench attention`` found."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,12 +12,9 @@ from segstream.bench.attention import (
     BenchResult,
     CaseResult,
 )
-from segstream.errors import InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-PLOT_SUFFIXES = (".png", ".svg")
 
 _OURS = (KERNEL, HALF_KERNEL, TRAINED_KERNEL)
 _COLOUR_OF_OURS, _COLOUR_OF_OTHERS = "#cc6633", "#8899aa"
@@ -43,7 +39,7 @@ class _Panel(NamedTuple):
 
 
 def plot(result: BenchResult, path: Path) -> None:
-    """Draw the medians of every case into an image file that passes ``check_plotting``."""
+    """Draw the medians of every case into an image file that passes ``plotting.check_plotting``."""
     from matplotlib.figure import Figure
 
     panels = [panel for case in result["cases"] for panel in _panels_of(case)]
@@ -58,16 +54,6 @@ def plot(result: BenchResult, path: Path) -> None:
     for index, panel in enumerate(panels, start=1):
         _draw(figure.add_subplot(rows, _COLUMNS, index), panel, places)
     figure.savefig(path, dpi=110)
-
-
-def check_plotting(path: Path) -> None:
-    """Raise InvalidInputError for another kind of file, UnavailableError without matplotlib."""
-    if path.suffix not in PLOT_SUFFIXES:
-        raise InvalidInputError(
-            f"plot {path} must end in {' or '.join(PLOT_SUFFIXES)}", field="plot"
-        )
-    if find_spec("matplotlib") is None:
-        raise UnavailableError("a plot needs matplotlib: pip install 'segstream[bench]'")
 
 
 def _panels_of(case: CaseResult) -> list[_Panel]:

@@ -8,9 +8,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from segstream.cli.bench_service import service
 from segstream.cli.errors import one_line_errors
+from segstream.cli.frame_size import parse_size
 from segstream.cli.output_files import check_writable
-from segstream.cli.sizes import parse_size
 
 if TYPE_CHECKING:
     from segstream.bench.attention import BenchResult, Summary
@@ -20,6 +21,7 @@ app = typer.Typer(
     help="Measure performance beside its alternatives, in one interleaved run.",
     no_args_is_help=True,
 )
+app.command()(service)
 
 
 @app.command()
@@ -38,7 +40,8 @@ def attention(
 ) -> None:
     """Compare the local memory attention with other ways to compute it, side by side."""
     from segstream.bench.attention import run
-    from segstream.bench.attention_plot import check_plotting, plot
+    from segstream.bench.attention_plot import plot
+    from segstream.bench.plotting import check_plotting
 
     with one_line_errors():
         if plot_file is not None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, NamedTuple
 
 from segstream.cli.signals import handling
 from segstream.errors import UnavailableError
@@ -26,11 +26,19 @@ _STOP_TIMEOUT_SECONDS = 15.0
 _NUM_LOG_LINES = 20
 
 
+class LocalServer(NamedTuple):
+    """Where it listens, ``host:port`` each, and its process."""
+
+    grpc: str
+    http: str
+    pid: int
+
+
 @contextmanager
 def local_server(
     *, start_timeout_seconds: float = 120.0, command: Sequence[str] = SERVE_COMMAND
-) -> Iterator[str]:
-    """Start a service on free ports of this machine and yield its gRPC address.
+) -> Iterator[LocalServer]:
+    """Start a service on free ports of this machine and tell where it listens.
 
     It is stopped in order at the end of the block, whatever ends it, SIGTERM and SIGHUP included.
     If it dies by itself, the end of its log goes to stderr. Raises UnavailableError if it is not
@@ -62,20 +70,22 @@ def _start(command: Sequence[str], ready_file: Path, log: Path) -> "subprocess.P
 
 def _wait_until_ready(
     process: "subprocess.Popen[bytes]", ready_file: Path, timeout_seconds: float
-) -> str:
+) -> LocalServer:
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
         if (status := process.poll()) is not None:
             raise UnavailableError(f"the service ended with status {status} before it was ready")
-        if (address := _read_address(ready_file)) is not None:
-            return address
+        if (addresses := _read_addresses(ready_file)) is not None:
+            http = addresses["http"].removeprefix("http://")
+            return LocalServer(addresses["grpc"], http, process.pid)
         time.sleep(_POLL_SECONDS)
     raise UnavailableError(f"the service was not ready after {timeout_seconds:g} seconds")
 
 
-def _read_address(ready_file: Path) -> str | None:
+def _read_addresses(ready_file: Path) -> dict[str, str] | None:
     try:
-        return str(json.loads(ready_file.read_text())["grpc"])
+        addresses: dict[str, str] = json.loads(ready_file.read_text())
+        return addresses
     except (FileNotFoundError, json.JSONDecodeError):
         return None
 

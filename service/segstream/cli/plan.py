@@ -11,7 +11,7 @@ from rich.table import Table
 
 from segstream.cli.errors import one_line_errors
 from segstream.cli.output_files import check_writable
-from segstream.cli.sizes import parse_size
+from segstream.cli.frame_size import parse_size
 
 if TYPE_CHECKING:
     from segstream.planning.growth import Stage

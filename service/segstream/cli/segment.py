@@ -140,9 +140,9 @@ def _service(server: str, console: Console) -> Iterator[str]:
     if server:
         yield server
         return
-    with console.status("Starting the service") as status, local_server() as address:
+    with console.status("Starting the service") as status, local_server() as started:
         status.stop()
-        yield address
+        yield started.grpc
 
 
 class _FramesPerSecond(rich.progress.ProgressColumn):

@@ -1,32 +1,29 @@
 """Measures a machine profile on a real replica of the service."""
 
+import asyncio
 import json
 import math
 import os
 import tempfile
 import urllib.request
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import redis
 
+from segstream.bench.load import Load, Measurement, Sample, run_load
 from segstream.bench.local_redis import LocalRedis, server_binary
 from segstream.bench.replicas import Replica
-from segstream.client import Client, FrameResult
-from segstream.media.images import Image, ImageEncoding, encode_image
-from segstream.media.label_maps import IdSpace, LabelMapEncoding, encode_label_map
+from segstream.bench.service import MODEL_STAGES, make_frames
+from segstream.bench.wires import FrameFormat, Wire, connecting
+from segstream.media.images import ImageEncoding
 from segstream.planning.profile import MachineProfile
 
-_NUM_SESSIONS = (1, 2, 4, 8)
-_NUM_WARM_UP = 6
+_NUM_STREAMS = (1, 2, 4, 8)
 _MAX_BATCH_SIZE = 8
-_NUM_IMAGES = 16
-_DETAIL = 24  # pixels between the knots of a made-up image; a JPEG of it is as large as a photo's
 
 
 def measure_profile(
@@ -36,15 +33,14 @@ def measure_profile(
     model: str = "",
     device: str = "cpu",
     threads: int = 1,
-    frames_per_session: int = 40,
+    seconds: float = 6.0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> MachineProfile:
     """Start a replica, and a Redis where there is one; stream to it; tell what frames cost.
 
     ``model``: a checkpoint's name or file; empty for the service's default one. ``threads``: the
-    forward's, on CPU.
+    forward's, on CPU. ``seconds`` for each number of sessions.
     """
-    images = _images(height, width)
     environment = {
         "SEGSTREAM_NUM_THREADS": str(threads),
         "SEGSTREAM_DEVICE": device,
@@ -52,6 +48,7 @@ def measure_profile(
     }
     if model:
         environment["SEGSTREAM_MODELS"] = model
+    frames = FrameFormat(height, width, ImageEncoding.JPEG)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="segstream-plan-")))
         store = stack.enter_context(LocalRedis()) if server_binary() else None
@@ -62,31 +59,35 @@ def measure_profile(
         stack.callback(replica.stop)
         replica.wait_until_ready()
         base_bytes = _resident_bytes(replica.pid)
+        [served] = _get(replica, "/v1/models")["models"]
         before = _redis_seconds(store)
         runs = []
-        for num_sessions in _NUM_SESSIONS:
-            progress(f"{height}x{width}: {num_sessions} sessions at once")
-            runs.append(_stream(replica.address, images, num_sessions, frames_per_session))
-        num_frames = sum(map(len, runs))
-        redis_seconds = _redis_seconds(store) - before
-        facts = _facts(replica, images)
-    measured = [result for run in runs for result in run]
+        for num_streams in _NUM_STREAMS:
+            progress(f"{height}x{width}: {num_streams} sessions at once")
+            load = Load(num_streams, warm_up_seconds=seconds / 3, seconds=seconds)
+            runs.append(asyncio.run(_run(replica.address, frames, load)))
+        redis_share = (_redis_seconds(store) - before) / (len(runs) * 4 / 3 * seconds)
+    samples = [sample for run in runs for sample in run.samples]
     fixed, per_frame, jitter = fit_forward(
-        np.array([result.timings.batch_size for result in measured]),
-        np.array([_model_seconds(result) for result in measured]),
+        np.array([sample.answer.batch_size for sample in samples]),
+        np.array([_model_seconds(sample) for sample in samples]),
     )
     return MachineProfile(
+        model=served["name"],
         size=f"{height}x{width}",
         device=device,
         threads=threads,
+        memory_length=served["memory_length"],
         forward_fixed_ms=1000 * fixed,
         forward_frame_ms=1000 * per_frame,
         forward_jitter=jitter,
-        overhead_ms=1000 * float(np.median([_overhead_seconds(result) for result in runs[0]])),
-        redis_frame_ms=1000 * redis_seconds / num_frames,
+        overhead_ms=1000 * float(np.median([_overhead_seconds(s) for s in runs[0].samples])),
+        redis_frame_ms=1000 * redis_share * len(runs) * seconds / len(samples),
         max_batch_size=_MAX_BATCH_SIZE,
+        frame_bytes=_mean_bytes(make_frames(frames)),
+        label_map_bytes=_mean_bytes([sample.answer.data for sample in samples]),
+        session_bytes=max(runs[-1].memory_bytes),
         base_bytes=base_bytes,
-        **facts,
     )
 
 
@@ -109,40 +110,23 @@ def fit_forward(batch_sizes: np.ndarray, seconds: np.ndarray) -> tuple[float, fl
     return fixed, per_frame, min(1.0, 1.4826 * float(np.median(residual)))
 
 
-def _stream(
-    address: str, images: list[Image], num_sessions: int, num_frames: int
-) -> list[FrameResult]:
-    """What sessions got that each keep two frames on the way, without the first ones."""
-
-    def one(number: int) -> list[FrameResult]:
-        frames = (images[(number + i) % len(images)] for i in range(num_frames))
-        with Client(address) as client, client.stream() as session:
-            return list(session.segment(frames, max_in_flight=2))[_NUM_WARM_UP:]
-
-    with ThreadPoolExecutor(num_sessions) as pool:
-        return [result for run in pool.map(one, range(num_sessions)) for result in run]
+async def _run(address: str, frames: FrameFormat, load: Load) -> Measurement:
+    async with connecting(Wire.GRPC, address, frames) as connection:
+        return await run_load(connection, make_frames(frames), load)
 
 
-def _facts(replica: Replica, images: list[Image]) -> dict[str, Any]:
-    """What does not depend on time: sizes, names and limits, as one session shows them."""
-    with Client(replica.address) as client, client.stream() as session:
-        results = list(session.segment(images))
-        status = _get(replica, f"/v1/sessions/{session.ready.session_id}")
-        ready = session.ready
-        label_maps = [
-            encode_label_map(
-                result.label_map, LabelMapEncoding.ZSTD, IdSpace.TRAIN_ID, ready.label_set
-            )
-            for result in results
-        ]
-    frames = [encode_image(image, ImageEncoding.JPEG) for image in images]
-    return {
-        "model": ready.model,
-        "memory_length": ready.memory_length,
-        "frame_bytes": math.ceil(np.mean([len(frame) for frame in frames])),
-        "label_map_bytes": math.ceil(np.mean([len(label_map) for label_map in label_maps])),
-        "page_bytes": status["device_bytes"] // len(status["page_age_seconds"]),
-    }
+def _model_seconds(sample: Sample) -> float:
+    return sum(sample.answer.stage_seconds[stage] for stage in MODEL_STAGES)
+
+
+def _overhead_seconds(sample: Sample) -> float:
+    """Everything but the network and waiting for it, from the client and back to it."""
+    queue_seconds = sample.answer.stage_seconds["queue"]
+    return sample.latency_seconds - queue_seconds - _model_seconds(sample)
+
+
+def _mean_bytes(packed: Sequence[bytes]) -> int:
+    return math.ceil(np.mean([len(data) for data in packed]))
 
 
 def _get(replica: Replica, path: str) -> Any:
@@ -150,33 +134,15 @@ def _get(replica: Replica, path: str) -> Any:
         return json.load(answer)
 
 
-def _model_seconds(result: FrameResult) -> float:
-    timings = result.timings
-    return timings.encode_seconds + timings.memory_read_seconds + timings.fuse_decode_seconds
-
-
-def _overhead_seconds(result: FrameResult) -> float:
-    """Everything but the network and waiting for it, from the client and back to it."""
-    return result.round_trip_seconds - result.timings.queue_seconds - _model_seconds(result)
-
-
 def _redis_seconds(store: LocalRedis | None) -> float:
     """What the Redis has computed since its start."""
     if store is None:
         return 0.0
     with redis.Redis.from_url(store.url) as client:
-        used = client.info("cpu")
+        used: Any = client.info("cpu")
     return float(used["used_cpu_sys"]) + float(used["used_cpu_user"])
 
 
 def _resident_bytes(pid: int) -> int:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _images(height: int, width: int) -> list[Image]:
-    """A made-up drive: a smooth picture that moves sideways."""
-    rng = np.random.default_rng(0)
-    knots = rng.integers(0, 256, (height // _DETAIL + 2, width // _DETAIL + 4, 3), dtype=np.uint8)
-    scene = cv2.resize(knots, (width + 4 * _NUM_IMAGES, height), interpolation=cv2.INTER_CUBIC)
-    return [np.ascontiguousarray(scene[:, 4 * i : 4 * i + width]) for i in range(_NUM_IMAGES)]

@@ -34,13 +34,8 @@ class MachineProfile(BaseModel):
     max_batch_size: int = Field(ge=1)
     frame_bytes: int = Field(ge=1)
     label_map_bytes: int = Field(ge=1)
-    page_bytes: int = Field(ge=1)
+    session_bytes: int = Field(ge=1)
     base_bytes: int = Field(ge=1)
-
-    @property
-    def session_bytes(self) -> int:
-        """Memory of one session: T pages, and one that is being written."""
-        return (self.memory_length + 1) * self.page_bytes
 
     def forward_seconds(self, batch_size: int) -> float:
         """How long a forward of so many frames takes, without its jitter."""

@@ -19,7 +19,7 @@ def stop(*_):
     stopped.write_text("in order")
     sys.exit(0)
 signal.signal(signal.SIGTERM, {on_term})
-ready_file.write_text(json.dumps({{"grpc": f"pid:{{os.getpid()}}", "http": "http://"}}))
+ready_file.write_text(json.dumps({{"grpc": "127.0.0.1:1", "http": "http://127.0.0.1:2"}}))
 time.sleep(60)
 """
 
@@ -27,10 +27,6 @@ time.sleep(60)
 def serve(tmp_path: Path, on_term: str = "stop") -> list[str]:
     source = SERVE.format(stopped=str(tmp_path / "stopped"), on_term=on_term)
     return [sys.executable, "-c", source]
-
-
-def pid_of(address: str) -> int:
-    return int(address.removeprefix("pid:"))
 
 
 def is_alive(pid: int) -> bool:
@@ -42,25 +38,26 @@ def is_alive(pid: int) -> bool:
 
 
 def test_the_service_runs_as_long_as_the_block(tmp_path: Path) -> None:
-    with local_server(command=serve(tmp_path)) as address:
-        assert is_alive(pid_of(address))
-    assert not is_alive(pid_of(address))
+    with local_server(command=serve(tmp_path)) as server:
+        assert is_alive(server.pid)
+        assert (server.grpc, server.http) == ("127.0.0.1:1", "127.0.0.1:2")
+    assert not is_alive(server.pid)
     assert (tmp_path / "stopped").read_text() == "in order"
 
 
 def test_ctrl_c_stops_the_service(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), local_server(command=serve(tmp_path)) as address:
+    with pytest.raises(KeyboardInterrupt), local_server(command=serve(tmp_path)) as server:
         raise KeyboardInterrupt
-    assert not is_alive(pid_of(address))
+    assert not is_alive(server.pid)
 
 
 def test_a_service_that_will_not_stop_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_STOP_TIMEOUT_SECONDS", 0.2)
-    with local_server(command=serve(tmp_path, "signal.SIG_IGN")) as address:
+    with local_server(command=serve(tmp_path, "signal.SIG_IGN")) as server:
         pass
-    assert not is_alive(pid_of(address))
+    assert not is_alive(server.pid)
 
 
 def test_a_service_that_dies_at_once_tells_why(capfd: pytest.CaptureFixture[str]) -> None:
@@ -89,8 +86,8 @@ def test_no_signal_leaves_the_service_behind(tmp_path: Path, signal_number: sign
     program = (
         "import sys, time\n"
         "from segstream.cli.local_server import local_server\n"
-        "with local_server(command=sys.argv[1:]) as address:\n"
-        "    print(address, flush=True)\n"
+        "with local_server(command=sys.argv[1:]) as server:\n"
+        "    print(server.pid, flush=True)\n"
         "    time.sleep(60)\n"
     )
     with subprocess.Popen(
@@ -100,7 +97,7 @@ def test_no_signal_leaves_the_service_behind(tmp_path: Path, signal_number: sign
         text=True,
     ) as parent:
         assert parent.stdout is not None
-        pid = pid_of(parent.stdout.readline().strip())
+        pid = int(parent.stdout.readline())
         parent.send_signal(signal_number)
         assert parent.wait(20) != 0
     assert not is_alive(pid)

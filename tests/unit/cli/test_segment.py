@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from segstream.cli.clip_segmentation import ROUND_TRIP, STAGES
+from segstream.cli.local_server import LocalServer
 from segstream.cli.segment import segment
 from segstream.v1 import segmentation_pb2 as pb
 from tests.unit.cli.conftest import NUM_FRAMES
@@ -71,9 +72,9 @@ def test_without_a_server_one_is_started_and_gets_exact_pixels(
     running: list[str] = []
 
     @contextmanager
-    def local_server() -> Iterator[str]:
+    def local_server() -> Iterator[LocalServer]:
         running.append(address)
-        yield address
+        yield LocalServer(address, "", 0)
         running.pop()
 
     monkeypatch.setattr(module, "local_server", local_server)
@@ -86,7 +87,7 @@ def test_without_a_server_one_is_started_and_gets_exact_pixels(
 def test_nobody_is_waited_for_when_the_service_started_here_is_gone(
     clip: Path, address: str, tmp_path: Path, fake: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "local_server", lambda: nullcontext(address))
+    monkeypatch.setattr(module, "local_server", lambda: nullcontext(LocalServer(address, "", 0)))
     fake.fail_at = {2: (grpc.StatusCode.UNAVAILABLE, "killed")}
     code, _, err = run(clip, "-o", tmp_path / "o.mp4")
     assert code == 1

@@ -20,6 +20,6 @@ def profile() -> MachineProfile:
         max_batch_size=8,
         frame_bytes=10_000,
         label_map_bytes=1_000,
-        page_bytes=100_000,
+        session_bytes=400_000,
         base_bytes=400_000_000,
     )

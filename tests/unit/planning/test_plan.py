@@ -25,7 +25,7 @@ def test_a_plan_keeps_its_objective(profile: MachineProfile) -> None:
     assert plan.predicted_p95_ms <= 150
     assert plan.fullest_replica <= 0.9 * 8 / 0.106 / 5
     assert plan.num_replicas > 60 / plan.sessions_per_replica
-    assert plan.memory_bank_bytes_per_replica == plan.fullest_replica * 4 * 100_000
+    assert plan.memory_bank_bytes_per_replica == plan.fullest_replica * 400_000
     assert plan.memory_bytes_per_replica > 400_000_000
     assert plan.redis_bytes_per_second == 60 * 5 * 10_000
     spared = make_plan(profile, Objective(60, 5, 150, num_spare=0), cores_per_replica=1)
