@@ -21,9 +21,9 @@ from typing import Any, TypedDict
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from segstream.bench.local_envoy import LocalEnvoy
 
 from segstream.bench.load import Load, Measurement, run_load
-from segstream.bench.local_envoy import LocalEnvoy
 from segstream.bench.replicas import Replica
 from segstream.bench.service import make_frames
 from segstream.bench.wires import FrameFormat, Wire, connecting

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from segstream.cli.errors import one_line_errors
-from segstream.cli.output_files import check_writable
 from segstream.cli.frame_size import parse_size
+from segstream.cli.output_files import check_writable
 
 if TYPE_CHECKING:
     from segstream.planning.growth import Stage

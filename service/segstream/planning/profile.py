@@ -14,8 +14,9 @@ class MachineProfile(BaseModel):
     A forward of n frames takes ``forward_fixed_ms + n * forward_frame_ms`` on ``threads`` cores;
     its logarithm varies with standard deviation ``forward_jitter``. What else a frame costs
     (decoding, encoding, the wire) takes ``overhead_ms`` on one core. Sizes are in bytes:
-    ``frame_bytes`` in and ``label_map_bytes`` out per frame, ``page_bytes`` per memorised frame,
-    ``base_bytes`` of a replica without sessions. Redis works ``redis_frame_ms`` on each frame.
+    ``frame_bytes`` in and ``label_map_bytes`` out per frame, ``session_bytes`` of a full memory on
+    the device, ``base_bytes`` of a replica without sessions. Redis works ``redis_frame_ms`` on each
+    frame.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
