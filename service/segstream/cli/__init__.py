@@ -13,6 +13,7 @@ from segstream.cli.convert import convert
 from segstream.cli.evaluate import evaluate
 from segstream.cli.explain import explain
 from segstream.cli.keys import app as keys
+from segstream.cli.plan import plan
 from segstream.cli.segment import segment
 from segstream.cli.serve import serve
 from segstream.cli.train import train
@@ -58,6 +59,7 @@ app.command()(evaluate)
 app.command()(explain)
 app.command()(convert)
 app.command()(triton)
+app.command()(plan)
 app.add_typer(bench, name="bench")
 app.add_typer(keys, name="keys")
 

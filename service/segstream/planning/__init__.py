@@ -1,0 +1,1 @@
+"""How many replicas a load needs: measured once, simulated before it is bought."""
