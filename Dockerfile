@@ -20,7 +20,8 @@ COPY pyproject.toml constraints.txt /requirements/
 WORKDIR /requirements
 # The wheels of a CUDA torch name their own versions of nvidia's packages.
 RUN python3 -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-  print(*project['dependencies'], *project['optional-dependencies']['s3'], sep='\n')" > requirements.txt \
+  extras = project['optional-dependencies']; \
+  print(*project['dependencies'], *extras['otel'], *extras['s3'], sep='\n')" > requirements.txt \
   && sed '/^nvidia-/d' constraints.txt > constraints-cuda.txt
 
 FROM ${BUILD_IMAGE} AS build
@@ -36,6 +37,8 @@ RUN python3 -m venv --without-pip /opt/segstream
 FROM build AS package
 # A wheel's files carry this time, so that the same source gives the same wheel.
 ENV SOURCE_DATE_EPOCH=1767225600
+# The commit, which the service tells at /v1/info.
+ARG SEGSTREAM_REVISION
 WORKDIR /source
 COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
 COPY service service
@@ -98,7 +101,7 @@ EXPOSE 50051 8080
 # Whether the process answers, not whether it takes sessions: a replica that drains is not ill.
 # bash, because starting Python takes longer than a busy machine may need for an answer.
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["bash", "-c", \
-  "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET /livez HTTP/1.0\\r\\n\\r\\n' >&3 && head -1 <&3 | grep -q ' 200'"]
+  "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET /livez HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n' >&3 && head -1 <&3 | grep -q ' 200'"]
 ENTRYPOINT ["segstream"]
 CMD ["serve"]
 

@@ -133,7 +133,8 @@ def _make_triton(folder: Path) -> None:
 
 def _make_wheels(folder: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = [*project["dependencies"], *project["optional-dependencies"]["s3"], "setuptools"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["otel"], *extras["s3"], "setuptools"]
     wheels = folder / "wheels"
     run(
         *(sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"),
