@@ -124,7 +124,7 @@ def broken_first_messages(rng: random.Random) -> Iterator[bytes]:
     for text in _TEXTS[1:]:
         yield config(session_id=text)
         yield config(model=text)
-    for number in (4, 99, 2**31 - 1):
+    for number in (99, 120, 2**31 - 1):
         unknown = struct.pack("B", number) if number < 128 else b"\xff\xff\xff\xff\x07"
         for field in (3, 4, 6):
             inner = bytes((8 * field,)) + unknown
