@@ -26,7 +26,7 @@ from segstream.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from tests.support.models import digests, make_video, segment_alone
 from tests.support.requests import config_request
 
-TIMEOUT_SECONDS = 20.0
+TIMEOUT_SECONDS = 60.0
 _UNBOUNDED = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 
 
