@@ -141,6 +141,7 @@ def draw(
     if name == "image size":
         axes.tick_params(axis="x", labelsize=8, rotation=30)
     axes.minorticks_off()
+    axes.autoscale(axis="y")  # over what was drawn before as well
     axes.set_ylim(bottom=0)
     axes.set_xlabel(name)
     axes.set_title(quantity, fontsize=10, loc="left")

@@ -150,6 +150,7 @@ class _GrpcConnection:
         try:
             await session.open(session_id)
             yield session
+            await session.close()
         finally:
             call.cancel()
 
@@ -160,7 +161,7 @@ class _GrpcConnection:
         return [
             session.device_bytes
             for session in listed.sessions
-            if session.session_id.startswith(SESSION_PREFIX)
+            if session.session_id.startswith(SESSION_PREFIX) and session.is_streaming
         ]
 
 
@@ -200,6 +201,11 @@ class _GrpcSession:
             result.label_map.data,
             result.error.message,
         )
+
+    async def close(self) -> None:
+        """In order, so that the service does not keep the session for its client to come back."""
+        await self._call.done_writing()
+        await self._read("ended")
 
     async def _write(self, request: pb.StreamSegmentRequest) -> None:
         try:
@@ -253,13 +259,14 @@ class _WebSocketConnection:
             session = _WebSocketSession(socket, self.address, self.frames)
             await session.open(session_id)
             yield session
+            await session.close()
 
     async def memory_bytes(self) -> list[int]:
         listed = await asyncio.to_thread(_get_json, self.address, "/v1/sessions", self.headers)
         return [
             session["device_bytes"]
             for session in listed["sessions"]
-            if session["session_id"].startswith(SESSION_PREFIX)
+            if session["session_id"].startswith(SESSION_PREFIX) and session["is_streaming"]
         ]
 
 
@@ -294,6 +301,11 @@ class _WebSocketSession:
         timings = result.get("timings", {})
         error = result.get("error", {}).get("message", "")
         return Answer(_stages(timings), timings.get("batch_size", 0), data, error)
+
+    async def close(self) -> None:
+        """In order, so that the service does not keep the session for its client to come back."""
+        await self._send(json.dumps({"end_of_frames": {}}))
+        await self._read("ended")
 
     async def _send(self, message: str | bytes) -> None:
         try:
