@@ -153,7 +153,7 @@ def test_a_session_whose_socket_breaks_goes_on(page: WebPage) -> None:
         route.connect_to_server()
         routes.append(route)
 
-    page.page.route_web_socket("**/v1/stream", connect)
+    page.page.route_web_socket(re.compile(r"/v1/stream\b"), connect)
     page.press("Open the camera")
     page.wait_for_results(4)
     routes[0].close(code=1011)
