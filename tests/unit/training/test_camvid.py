@@ -20,13 +20,14 @@ def test_samples_come_in_the_order_of_the_drive(camvid: Path) -> None:
 def test_a_drive_is_told_from_its_stills(tmp_path: Path) -> None:
     for folder in ("val", "valannot"):
         (tmp_path / folder).mkdir()
-        for name in ("0016E5_07959", "0016E5_07961", "0016E5_07991", "0006R0_07992"):
+        for name in ("0016E5_07959", "0016E5_07961", "0016E5_07991", "0006R0_f07992"):
             cv2.imwrite(str(tmp_path / folder / f"{name}.png"), np.zeros((8, 8), np.uint8))
     samples = load_camvid(tmp_path, "val")
-    assert next(sample.name for sample in samples) == "0006R0_07992"
+    assert samples[0].name == "0006R0_f07992"
     pairs = itertools.pairwise(samples)
     assert [first.is_followed_by(second) for first, second in pairs] == [False, True, False]
     assert [len(sample.past) for sample in samples] == [0, 0, 1, 2]
+    assert (samples[0].clip, samples[0].seconds) == ("0006R0", 7992 / 30)
 
 
 def test_images_are_rgb(camvid: Path) -> None:
