@@ -147,7 +147,8 @@ def _draw_bars(
             color=_COLOURS[model],
         )
     axes.set_xticks(places, names, rotation=30, ha="right", fontsize=8)
-    axes.legend(frameon=False, ncols=4, fontsize=9)
+    axes.set_ylim(0, 118)  # percent, and room for the legend
+    axes.legend(frameon=False, ncols=4, fontsize=9, loc="upper right")
     axes.spines[["top", "right"]].set_visible(False)
 
 
