@@ -146,5 +146,6 @@ async def test_a_pool_that_is_gone_is_let_go(
 
 def test_a_backend_of_another_version_is_told() -> None:
     report = b'{"contract_version": 0}'
-    with pytest.raises(EngineError, match="version 0 of the contract, this service 1"):
+    ours = contract.CONTRACT_VERSION
+    with pytest.raises(EngineError, match=f"version 0 of the contract, this service {ours}"):
         contract.Description.decode(report)
