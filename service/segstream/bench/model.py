@@ -148,8 +148,8 @@ def _of(call: Callable[[], Tensor]) -> Contender:
 
 def _executing(executor: Executor, step: Step) -> Callable[[], Tensor]:
     def run() -> Tensor:
-        [label_map] = executor([step], lambda _: None)
-        return torch.from_numpy(label_map)
+        [prediction] = executor([step], lambda _: None)
+        return torch.from_numpy(prediction.label_map)
 
     return run
 
