@@ -42,15 +42,15 @@ def test_twice_the_replicas_bear_twice_the_load(profile: MachineProfile) -> None
 
 
 def test_replicas_that_share_a_core_are_slower(profile: MachineProfile) -> None:
-    load = replace(FAST, num_sessions=12)
+    load = replace(FAST, num_sessions=6)
     apart = simulate(profile, replace(SITE, num_replicas=2), load)
     together = simulate(profile, replace(SITE, num_replicas=2, replicas_per_host=2), load)
-    assert together.percentile_ms(50) > 1.3 * apart.percentile_ms(50)
+    assert together.percentile_ms(95) > 1.3 * apart.percentile_ms(95)
     assert together.core_utilisation == pytest.approx(2 * apart.core_utilisation, rel=0.2)
 
 
 def test_a_hash_loads_replicas_unevenly(profile: MachineProfile) -> None:
-    load = replace(FAST, num_sessions=40)
+    load = replace(FAST, num_sessions=20)
     even = simulate(profile, replace(SITE, num_replicas=4), load)
     hashed = simulate(profile, replace(SITE, num_replicas=4, assignment="hash"), load)
     assert hashed.engine_utilisation > even.engine_utilisation
