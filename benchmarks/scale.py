@@ -11,6 +11,7 @@ simulation of `segstream plan` gives for the same load, from a profile measured 
 import argparse
 import asyncio
 import json
+import math
 import os
 import tempfile
 import time
@@ -78,14 +79,16 @@ def pin(pid: int, cores: set[int]) -> None:
 
 
 async def stream(addresses: list[str], frames: FrameFormat, load: Load) -> list[Measurement]:
-    """The same load on each address, at the same time."""
+    """The same load on each address; the addresses' frames are out of step, like the sessions'."""
     encoded = make_frames(frames)
+    rate = load.num_streams * (load.frames_per_second or math.inf)
 
-    async def one(address: str) -> Measurement:
+    async def one(number: int, address: str) -> Measurement:
         async with connecting(Wire.GRPC, address, frames) as connection:
+            await asyncio.sleep(number / len(addresses) / rate)
             return await run_load(connection, encoded, load)
 
-    return await asyncio.gather(*map(one, addresses))
+    return await asyncio.gather(*map(one, range(len(addresses)), addresses))
 
 
 def throughput(num_replicas: int, frames: FrameFormat, seconds: float) -> float:

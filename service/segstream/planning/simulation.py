@@ -271,11 +271,10 @@ class _Simulation:
             yield self.env.timeout(period)
 
     def _phase(self, number: int) -> float:
-        """When in a period the session sends; spread evenly on each replica, or by chance."""
+        """When in a period the session sends: by chance, or each at its own moment."""
         if self.site.assignment == "hash":
             return float(self.rng.uniform())
-        num_replicas = self.site.num_replicas
-        return number // num_replicas / math.ceil(self.load.num_sessions / num_replicas)
+        return number / self.load.num_sessions
 
     def _frame(self, home: "_Home", turn: simpy.Resource, due: float) -> Process:
         load = self.load
