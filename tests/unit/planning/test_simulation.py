@@ -42,10 +42,11 @@ def test_twice_the_replicas_bear_twice_the_load(profile: MachineProfile) -> None
 
 
 def test_replicas_that_share_a_core_are_slower(profile: MachineProfile) -> None:
+    noisy = profile.model_copy(update={"forward_jitter": 0.5})
     load = replace(FAST, num_sessions=6)
-    apart = simulate(profile, replace(SITE, num_replicas=2), load)
-    together = simulate(profile, replace(SITE, num_replicas=2, replicas_per_host=2), load)
-    assert together.percentile_ms(95) > 1.3 * apart.percentile_ms(95)
+    apart = simulate(noisy, replace(SITE, num_replicas=2), load)
+    together = simulate(noisy, replace(SITE, num_replicas=2, replicas_per_host=2), load)
+    assert together.percentile_ms(95) > 1.1 * apart.percentile_ms(95)
     assert together.core_utilisation == pytest.approx(2 * apart.core_utilisation, rel=0.2)
 
 
