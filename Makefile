@@ -91,7 +91,10 @@ bench: $(INSTALLED) ## Print the performance figures of the README
 	$(BIN)/segstream bench model
 	$(BIN)/segstream bench model --size 360x480
 	$(BIN)/segstream bench service
-	$(BIN)/segstream bench service --streams 8 --compare
+	$(BIN)/segstream bench service --size 360x480 --rate 2 --objective-ms 500 --duration 10
+	$(BIN)/segstream bench service --rate 1 --objective-ms 500 --duration 10
+	$(BIN)/segstream bench service --streams 8 --compare --size 360x480
+	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/idle_sessions.py
 	$(BIN)/python benchmarks/scaling.py --plot docs/images/scaling.png
 	$(BIN)/python benchmarks/contention.py
