@@ -39,6 +39,16 @@ def train(
         str, typer.Option(help="Checkpoint to start from; the memory stage needs one.")
     ] = "",
     network: NetworkOption = None,
+    teacher: Annotated[
+        str,
+        typer.Option(
+            help="Single stage: checkpoint of a network with the same classes, whose view of each "
+            "crop is learnt besides the labels (distillation)."
+        ),
+    ] = "",
+    teacher_weight: Annotated[
+        float, typer.Option(min=0, help="How much the teacher's view counts; the labels' is 1.")
+    ] = _DEFAULT.teacher_weight,
     published: Annotated[
         bool,
         typer.Option(
@@ -66,6 +76,10 @@ def train(
         float,
         typer.Option(min=0, help="c in a class's weight 1 / ln(c + its share); 0 = all alike."),
     ] = _DEFAULT.class_weight_offset,
+    dropout: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of the network's own dropout; less for short runs."),
+    ] = _DEFAULT.dropout,
     precision: Annotated[Precision, typer.Option(help="Of the convolutions.")] = _DEFAULT.precision,
     memory_length: Annotated[int, typer.Option(min=1, help="Frames of memory, T.")] = 3,
     window_size: Annotated[int, typer.Option(min=1, help="Side of the window, P; odd.")] = 7,
@@ -141,6 +155,8 @@ def train(
             weight_decay=weight_decay,
             schedule=schedule,
             class_weight_offset=class_weight_offset,
+            teacher_weight=teacher_weight,
+            dropout=dropout,
             precision=precision,
             clips=clips,
             matching_weight=matching_weight,
@@ -159,7 +175,8 @@ def train(
         model = _model(config, init, label_set, memory_length, window_size, fusion, network)
         samples, val = (load_samples(dataset, root, s, label_set) for s in ("train", "val"))
         group = Group()
-        trainer = Trainer(model, samples, val, config, out, group)
+        teaching = _teacher(config, teacher, model, network)
+        trainer = Trainer(model, samples, val, config, out, group, teaching)
         _fit(trainer)
         if group.is_first:
             _print(trainer, as_json)
@@ -205,6 +222,26 @@ def _model(
     # One channel more than classes, for void, as in the published checkpoints.
     num_channels = label_set.num_classes + 1
     return LMANet(LMANetConfig(label_set, num_channels, memory_length, window_size))
+
+
+def _teacher(
+    config: TrainingConfig, path: str, model: "LMANet", network: list[str] | None
+) -> "LMANet | None":
+    from segstream.models import load
+    from segstream.training.samples import check_label_set
+
+    if not path:
+        return None
+    if config.stage is Stage.MEMORY:
+        raise InvalidInputError("teacher is for the single stage")
+    teacher = load(path, networks=networks_of(network))
+    check_label_set(teacher.config.label_set, model.config.label_set)
+    if teacher.config.num_channels != model.config.num_channels:
+        raise InvalidInputError(
+            f"teacher has logits of {teacher.config.num_channels} channels, the network of "
+            f"{model.config.num_channels}"
+        )
+    return teacher
 
 
 def _fit(trainer: "Trainer") -> None:

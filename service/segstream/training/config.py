@@ -44,8 +44,10 @@ class TrainingConfig:
     """Everything that decides the result besides model and data.
 
     ``class_weight_offset`` c weighs a class 1 / ln(c + its share of pixels), as ENet does; 0 weighs
-    all alike. ``matching_weight`` draws the memory's features to those of the unspoilt last frame.
-    ``spoilt_last`` and ``spoilt_past`` say how often frames of a clip are spoilt.
+    all alike. ``teacher_weight`` draws the single stage's classes to those that a teacher sees, if
+    there is one. ``dropout`` is a share of the network's own. ``matching_weight`` draws the
+    memory's features to those of the unspoilt last frame. ``spoilt_last`` and ``spoilt_past`` say
+    how often frames of a clip are spoilt.
     ``freeze_batch_norm`` keeps the running statistics of what is trained; what is not trained
     keeps its own in any case. With ``folds`` the drives are dealt out to so many groups: the single
     stage leaves out group ``fold``, the memory stage takes it alone, so that the memory learns from
@@ -63,6 +65,8 @@ class TrainingConfig:
     decouples_weight_decay: bool = True
     schedule: Schedule = Schedule.COSINE
     class_weight_offset: float = 1.02
+    teacher_weight: float = 1.0
+    dropout: float = 1.0
     precision: Precision = Precision.FLOAT32
     clips: Clips = Clips.CACHED
     matching_weight: float = 1.0

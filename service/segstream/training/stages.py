@@ -1,6 +1,7 @@
 """What the two stages of training draw, and what they minimise."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -56,12 +57,21 @@ class StageOfTraining(Protocol):
 
 
 def make_stage(
-    model: LMANet, samples: Sequence[Sample], config: TrainingConfig, device: torch.device
+    model: LMANet,
+    samples: Sequence[Sample],
+    config: TrainingConfig,
+    device: torch.device,
+    teacher: LMANet | None = None,
 ) -> StageOfTraining:
-    """The stage that ``config`` names."""
-    criterion = Criterion(samples, model.config.num_channels, config.class_weight_offset)
-    kind = SingleFrameStage if config.stage is Stage.SINGLE else MemoryStage
-    return kind(model, samples, config, criterion.to(device), device)
+    """The stage that ``config`` names; only the single stage listens to a teacher.
+
+    The single stage leaves a model whose memory is still to be trained: it knew other features.
+    """
+    model.config = replace(model.config, has_memory=config.stage is Stage.MEMORY)
+    criterion = Criterion(samples, model.config.num_channels, config.class_weight_offset).to(device)
+    if config.stage is Stage.MEMORY:
+        return MemoryStage(model, samples, config, criterion, device)
+    return SingleFrameStage(model, samples, config, criterion, device, teacher)
 
 
 class Criterion(nn.Module):
@@ -98,7 +108,19 @@ class _Base:
 
 
 class SingleFrameStage(_Base):
-    """Encoder and decoder, on crops of stills."""
+    """Encoder and decoder, on crops of stills, from their labels and from what a teacher sees."""
+
+    def __init__(
+        self,
+        model: LMANet,
+        samples: Sequence[Sample],
+        config: TrainingConfig,
+        criterion: Criterion,
+        device: torch.device,
+        teacher: LMANet | None = None,
+    ) -> None:
+        super().__init__(model, samples, config, criterion, device)
+        self.teacher = None if teacher is None else teacher.to(device).eval()
 
     @property
     def trained(self) -> list[nn.Module]:
@@ -122,6 +144,10 @@ class SingleFrameStage(_Base):
         with self.reduced():
             logits = self.model.segment_single(batch.frames)
         loss: Tensor = self.criterion(logits, batch.labels)
+        if self.teacher is not None:
+            with torch.no_grad(), self.reduced():
+                taught = self.teacher.segment_single(batch.frames)
+            loss = loss + self.config.teacher_weight * _divergence(logits, taught)
         return loss
 
 
@@ -223,6 +249,15 @@ class MemoryStage(_Base):
         crops = [self.simulation.crop.still(self.samples[i], rng)[0] for i in chosen]
         with torch.no_grad():
             return self.model.encode(to_frames(np.stack(crops), self.device)).tap
+
+
+def _divergence(logits: Tensor, taught: Tensor) -> Tensor:
+    """Kullback-Leibler divergence from the teacher's classes, by pixel (Hinton et al. 2015).
+
+    Both ``(B, C, H, W)``.
+    """
+    logits, taught = (x.float().log_softmax(dim=1) for x in (logits, taught))
+    return nn.functional.kl_div(logits, taught, reduction="none", log_target=True).sum(dim=1).mean()
 
 
 def _mismatch(found: Tensor, wanted: Tensor) -> Tensor:

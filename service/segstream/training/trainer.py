@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.swa_utils import AveragedModel
 
 from segstream.errors import InvalidInputError
@@ -35,7 +36,7 @@ class Trainer:
 
     ``out`` receives ``model.safetensors`` (running average of the weights) and ``log.csv`` after
     each epoch, and ``state.pt``, from which a stopped run goes on. The result depends only on
-    config, data, the weights at the start and the number of processes.
+    config, data, the weights at the start, those of the teacher and the number of processes.
     """
 
     def __init__(
@@ -46,17 +47,21 @@ class Trainer:
         config: TrainingConfig,
         out: Path,
         group: Group | None = None,
+        teacher: LMANet | None = None,
     ) -> None:
         self.group = group or Group()
         self.model = channels_last(model.to(self.group.device))
         self.train_samples, self.val_samples = of_fold(train, config), val
         self.config, self.folder = config, RunFolder(out)
-        self.stage = make_stage(self.model, self.train_samples, config, self.group.device)
+        device = self.group.device
+        self.stage = make_stage(self.model, self.train_samples, config, device, teacher)
+        self._teacher_weights = None if teacher is None else _digest(teacher)
         self.average = AveragedModel(model, avg_fn=_averaged, use_buffers=True)
         self.averaged_model = cast(LMANet, self.average.module)
         model.requires_grad_(False)
         for part in self.stage.trained:
             part.requires_grad_(True)
+            _scale_dropout(part, config.dropout)
         self.optimizer = _optimizer(model, config)
         self.steps_per_epoch = math.ceil(len(self.train_samples) / config.batch_size)
         self.report: EpochReport | None = None
@@ -160,8 +165,8 @@ class Trainer:
 
     def _evaluate(self) -> float:
         model = self.averaged_model.eval()
-        is_single = self.config.stage is Stage.SINGLE or not model.config.has_memory
-        return mean_iou(model, self.val_samples, Way.SINGLE_FRAME if is_single else Way.MEMORY)
+        way = Way.MEMORY if model.config.has_memory else Way.SINGLE_FRAME
+        return mean_iou(model, self.val_samples, way)
 
     def _save(self, report: EpochReport) -> None:
         save(self.averaged_model, self.checkpoint)
@@ -181,6 +186,7 @@ class Trainer:
             "processes": self.group.size,
             "model": _settings(self.model.config),
             "initial_weights": _digest(self.model),
+            "teacher_weights": self._teacher_weights,
         }
 
     def _restore(self) -> None:
@@ -222,6 +228,12 @@ def of_fold(samples: Sequence[Sample], config: TrainingConfig) -> Sequence[Sampl
     held_out = {clip for place, clip in enumerate(clips) if place % config.folds == config.fold}
     takes_held_out = config.stage is Stage.MEMORY
     return [sample for sample in samples if (sample.clip in held_out) == takes_held_out]
+
+
+def _scale_dropout(part: nn.Module, factor: float) -> None:
+    for module in part.modules():
+        if isinstance(module, _DropoutNd):
+            module.p *= factor
 
 
 def _averaged(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:

@@ -8,6 +8,8 @@ from segstream.cli import app
 from segstream.models import load
 from tests.support.models import write_street_checkpoint
 
+SHIPPED = "lmanet-erfnet-camvid"
+
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
@@ -45,6 +47,11 @@ def test_json_is_all_there_is_on_stdout(camvid: Path, out: Path) -> None:
         (("--crop", "40"), "crop is '40', must be HEIGHTxWIDTH, multiples of 8"),
         (("--stage", "memory"), "the memory stage needs --init with a trained"),
         (("--init", "nowhere.pth"), "no checkpoint 'nowhere.pth'"),
+        (("--teacher", "nowhere.pth"), "no checkpoint 'nowhere.pth'"),
+        (
+            ("--teacher", SHIPPED, "--stage", "memory", "--init", SHIPPED),
+            "teacher is for the single stage",
+        ),
         (("--root", "nowhere"), "CamVid split 'train': no folder nowhere/train"),
     ],
 )
@@ -61,6 +68,17 @@ def test_what_cannot_be_done_is_one_line(
 def test_a_network_of_other_classes_is_refused(camvid: Path, out: Path, tmp_path: Path) -> None:
     result = train(camvid, out, "--init", write_street_checkpoint(tmp_path))
     assert result.stderr.startswith("Error: the checkpoint knows the classes of cityscapes")
+
+
+def test_a_teacher_of_other_classes_is_refused(camvid: Path, out: Path, tmp_path: Path) -> None:
+    result = train(camvid, out, "--teacher", write_street_checkpoint(tmp_path))
+    assert result.stderr.startswith("Error: the checkpoint knows the classes of cityscapes")
+
+
+def test_a_run_learns_from_a_teacher(camvid: Path, out: Path) -> None:
+    assert train(camvid, out, "--teacher", SHIPPED).exit_code == 0
+    config = json.loads((out / "config.json").read_text())
+    assert config["teacher_weights"].startswith("sha256:")
 
 
 def test_a_run_goes_on_with_its_own_network_only(camvid: Path, out: Path) -> None:

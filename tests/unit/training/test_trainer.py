@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -40,10 +41,14 @@ def new_model(
 
 
 def trainer(
-    camvid: Path, out: Path, config: TrainingConfig, model: LMANet | None = None
+    camvid: Path,
+    out: Path,
+    config: TrainingConfig,
+    model: LMANet | None = None,
+    teacher: LMANet | None = None,
 ) -> Trainer:
     samples = load_camvid(camvid, "train"), load_camvid(camvid, "val")
-    return Trainer(model or new_model(), *samples, config, out)
+    return Trainer(model or new_model(), *samples, config, out, teacher=teacher)
 
 
 def fit(camvid: Path, out: Path, config: TrainingConfig) -> list[EpochReport]:
@@ -63,7 +68,8 @@ def changed(before: LMANet, after: LMANet) -> set[str]:
 def test_a_run_leaves_a_checkpoint_and_a_log(camvid: Path, tmp_path: Path) -> None:
     reports = fit(camvid, tmp_path / "run", SINGLE)
     assert [report.epoch for report in reports] == [1, 2]
-    assert load(tmp_path / "run" / "model.safetensors").config == new_model().config
+    left = load(tmp_path / "run" / "model.safetensors").config
+    assert left == replace(new_model().config, has_memory=False), "its memory is not trained"
     log = (tmp_path / "run" / "log.csv").read_text().splitlines()
     assert log[0] == "epoch,loss,learning_rate,val_miou_percent"
     assert len(log) == 3
@@ -211,6 +217,39 @@ def test_the_network_learns_the_street(camvid: Path, tmp_path: Path) -> None:
     run = trainer(camvid, tmp_path / "run", config)
     reports = list(run.fit(lambda *_: None))
     assert reports[-1].loss < reports[0].loss / 2
+
+
+def test_a_teacher_is_learnt_from_where_labels_say_nothing(camvid: Path, tmp_path: Path) -> None:
+    """All labels but one column are void; the teacher says building, a class no label has."""
+    for path in (camvid / "trainannot").iterdir():
+        label = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        label[:, 1:] = 11
+        cv2.imwrite(str(path), label)
+    teacher = new_model(seed=1)
+    with torch.no_grad():
+        teacher.decoder.output_conv.weight.zero_()
+        teacher.decoder.output_conv.bias.zero_()[1] = 8.0
+    config = replace(SINGLE, epochs=15, evaluate_every=15, learning_rate=5e-3)
+    image = torch.rand(1, 3, 40, 48, generator=torch.Generator().manual_seed(0))
+    shares = []
+    for name, heeded in (("with", teacher), ("without", None)):
+        run = trainer(camvid, tmp_path / name, config, teacher=heeded)
+        list(run.fit(lambda *_: None))
+        best = load(run.checkpoint).segment_single(image).argmax(dim=1)
+        shares.append(float((best == 1).float().mean()))
+    assert shares[0] > 0.9 > 0.2 > shares[1]
+
+
+def test_a_run_under_another_teacher_is_refused(camvid: Path, tmp_path: Path) -> None:
+    trainer(camvid, tmp_path / "run", SINGLE, teacher=new_model(seed=1))
+    with pytest.raises(InvalidInputError, match="another configuration"):
+        trainer(camvid, tmp_path / "run", SINGLE, teacher=new_model(seed=2))
+
+
+def test_dropout_is_a_share_of_the_networks_own(camvid: Path, tmp_path: Path) -> None:
+    run = trainer(camvid, tmp_path / "run", replace(SINGLE, dropout=0.5))
+    shares = {m.p for m in run.model.encoder.modules() if isinstance(m, torch.nn.Dropout2d)}
+    assert sorted(shares) == pytest.approx([0.015, 0.15])
 
 
 def test_two_processes_train_one_model(camvid: Path, tmp_path: Path) -> None:
