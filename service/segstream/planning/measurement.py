@@ -68,9 +68,9 @@ def measure_profile(
             runs.append(asyncio.run(_run(replica.address, frames, load)))
         redis_share = (_redis_seconds(store) - before) / (len(runs) * 4 / 3 * seconds)
     samples = [sample for run in runs for sample in run.samples]
+    batch_sizes = np.array([sample.answer.batch_size for sample in samples])
     fixed, per_frame, jitter = fit_forward(
-        np.array([sample.answer.batch_size for sample in samples]),
-        np.array([_model_seconds(sample) for sample in samples]),
+        batch_sizes, np.array([_model_seconds(sample) for sample in samples])
     )
     return MachineProfile(
         model=served["name"],
@@ -83,7 +83,7 @@ def measure_profile(
         forward_jitter=jitter,
         overhead_ms=1000 * float(np.median([_overhead_seconds(s) for s in runs[0].samples])),
         redis_frame_ms=1000 * redis_share * len(runs) * seconds / len(samples),
-        max_batch_size=_MAX_BATCH_SIZE,
+        max_batch_size=int(batch_sizes.max()),
         frame_bytes=_mean_bytes(make_frames(frames)),
         label_map_bytes=_mean_bytes([sample.answer.data for sample in samples]),
         session_bytes=max(runs[-1].memory_bytes),
