@@ -24,6 +24,8 @@ from segstream.pages import Pages
 MAX_GRAPHS = 64
 """Kinds of batches that are kept; the one that was not seen for longest goes first."""
 
+_STAGES = ("encode", "memory_read", "fuse_decode")
+
 _log = structlog.get_logger(__name__)
 
 
@@ -93,6 +95,7 @@ class CudaExecutor:
 
     def _run(self, steps: Sequence[Step], lap: Lap) -> list[Prediction]:
         kind = self._kind(steps)
+        stages = _STAGES if kind.num_maps else _STAGES[:1]
         program, marks = self._program(kind), {}
 
         def mark(stage: str) -> None:
@@ -106,9 +109,10 @@ class CudaExecutor:
             raise
         self._memorise(steps, program.buffers)
         maps = program.buffers.fetch(len(steps), kind.num_maps)
-        mark("fuse_decode" if kind.num_maps else "encode")
-        for stage, wait in marks.items():
-            wait()
+        mark(stages[-1])
+        for stage in stages:
+            if stage in marks:
+                marks[stage]()
             lap(stage)
         return [_prediction(step, own) for step, own in zip(steps, maps, strict=True)]
 
