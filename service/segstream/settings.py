@@ -65,6 +65,11 @@ class Settings(BaseSettings):
         description="What runs the network; auto: native (this package's C++) on CPU, torch "
         "elsewhere. Replicas that share sessions must run the same.",
     )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="What the network computes with on a CUDA device; float32 where the label maps "
+        "would differ too much. With page_dtype alike, tensor cores read the memory.",
+    )
     num_threads: int = Field(0, ge=0, description="Threads of a forward on CPU; 0 = all cores.")
     max_batch_size: int = Field(
         8,

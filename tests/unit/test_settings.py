@@ -79,6 +79,7 @@ OUT_OF_BOUNDS: list[tuple[str, Any]] = [
     ("http_port", 70000),
     ("models", []),
     ("num_threads", -1),
+    ("precision", "float8"),
     ("max_batch_size", 0),
     ("max_batch_size", 257),
     ("max_sessions", 0),

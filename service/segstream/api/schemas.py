@@ -92,7 +92,10 @@ class InfoSchema(BaseModel):
     python: str
     torch: str
     engine: str = Field(description="Where frames are computed: in-process or triton")
-    runtime: str = Field(description="What computes them: native, onnx or torch")
+    runtime: str = Field(
+        description="What computes them: native, onnx or torch; torch.float16 and torch.bfloat16 "
+        "are torch in that precision"
+    )
     device: str
     replica: str = Field(description="The name of this replica")
 

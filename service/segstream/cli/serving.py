@@ -47,6 +47,7 @@ def _in_process_engine(settings: Settings) -> InProcessEngine:
         max_batch_size=settings.max_batch_size,
         device=settings.device,
         runtime=settings.runtime,
+        precision=settings.precision,
     )
     engine.start()
     return engine

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from segstream.engine.base import ModelInfo, Step, StepResult
 from segstream.engine.batch import run_batch
 from segstream.engine.executor import Executor
+from segstream.engine.precision_guard import usable_precision
 from segstream.engine.runtimes import make_executor, memory_digest
 from segstream.errors import EngineError, UnavailableError
 from segstream.models import LMANet, Runtime, model_digest
+from segstream.models.precision import Precision
 from segstream.pages import PageGeometry
 
 
@@ -43,11 +45,13 @@ class InProcessEngine:
         max_batch_size: int = 8,
         device: str = "cpu",
         runtime: Runtime = "auto",
+        precision: Precision = "float32",
     ) -> None:
         self._models = models
         self._digests = {name: model_digest(model) for name, model in models.items()}
         self._device = device
         self._runtime = runtime
+        self._precisions = dict.fromkeys(models, precision)
         self._executors: dict[str, Executor] = {}
         self._max_batch_size = max_batch_size
         self._pending: list[_Pending] = []
@@ -58,11 +62,16 @@ class InProcessEngine:
     def start(self) -> None:
         """Make the models ready and take steps.
 
-        Raises InvalidInputError for a runtime that the device does not have.
+        Raises InvalidInputError for a runtime or a precision that the device does not have.
         """
         for name, model in self._models.items():
+            self._precisions[name] = usable_precision(model, self._precisions[name], self._device)
             self._executors[name] = make_executor(
-                model, self._digests[name], runtime=self._runtime, device=self._device
+                model,
+                self._digests[name],
+                runtime=self._runtime,
+                device=self._device,
+                precision=self._precisions[name],
             )
         self._thread.start()
 
@@ -75,7 +84,11 @@ class InProcessEngine:
                 model.config.stream_length,
                 model.config.window_size,
                 memory_digest(
-                    model, self._digests[name], runtime=self._runtime, device=self._device
+                    model,
+                    self._digests[name],
+                    runtime=self._runtime,
+                    device=self._device,
+                    precision=self._precisions[name],
                 ),
             )
             for name, model in self._models.items()

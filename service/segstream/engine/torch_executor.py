@@ -1,4 +1,4 @@
-"""The network in torch: the reference, and what a GPU runs."""
+"""The network in torch: the reference, and what devices without CUDA graphs run."""
 
 from collections.abc import Sequence
 

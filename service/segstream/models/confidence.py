@@ -6,6 +6,12 @@ from torch import Tensor
 
 
 def confidence_of(logits: Tensor) -> npt.NDArray[np.uint8]:
-    """The softmax of the best class, 255 = 1: logits ``(..., C, H, W)`` to ``(..., H, W)``."""
+    """As ``confidence_map``, on the host."""
+    return confidence_map(logits).cpu().numpy()
+
+
+def confidence_map(logits: Tensor) -> Tensor:
+    """The softmax of the best class, 255 = 1, uint8: ``(..., C, H, W)`` to ``(..., H, W)``."""
+    logits = logits.float()
     best = (logits - logits.amax(dim=-3, keepdim=True)).exp_().sum(dim=-3).reciprocal_()
-    return (best * 255 + 0.5).byte().cpu().numpy()
+    return (best * 255 + 0.5).byte()

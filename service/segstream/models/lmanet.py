@@ -210,6 +210,33 @@ class LMANet(nn.Module):
         lap("fuse_decode")
         return logits
 
+    def segment(
+        self,
+        frames: Tensor,
+        memory: tuple[Pages, Tensor] | None,
+        *,
+        lap: Callable[[str], None] = _no_lap,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``forward`` of frames that all have memory, or none of which has, without memorising.
+
+        memory: pages and read slots as in ``forward``, where a row of only -1 reads zeros; None
+        for first frames.
+        lap: called with the stage's name between two stages.
+
+        Asks the device nothing, so it can be captured into a CUDA graph. Returns logits and what
+        is to be memorised: keys ``(B, h, w, Dk)`` and values ``(B, h, w, Dv)``.
+        """
+        height, width = frames.shape[-2:]
+        features = self.encode(frames)
+        tap = features.tap
+        key, value = self.memory_head(tap)
+        lap("encode")
+        if memory is not None:
+            query_value, readout = self.read(tap, *memory)
+            lap("memory_read")
+            tap = self.fusion(query_value, readout, tap)
+        return self.decode(Features(tap, features.skips))[..., :height, :width], key, value
+
     def memorise(self, frames: Tensor, pages: Pages, write_slots: Tensor) -> None:
         """What ``forward`` does for the memory, and nothing else; arguments as there."""
         write_pages(pages, write_slots, *self.memory_head(self.encode(frames).tap))

@@ -6,6 +6,7 @@ The memory joins the encoder's features; everything else about the network is it
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from typing import NamedTuple
 
 import torch
@@ -46,7 +47,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != _NUM_COLOURS or not torch.tensor(values).isfinite().all():
+            if len(values) != _NUM_COLOURS or not all(map(isfinite, values)):
                 raise InvalidInputError(f"{name} must be 3 numbers, got {values}", field=name)
         if min(self.std) <= 0:
             raise InvalidInputError(f"std must be above 0, got {self.std}", field="std")
@@ -60,8 +61,9 @@ class Preprocessing:
         if self.is_identity:
             return frames
         frames = frames.flip(1) if self.is_bgr else frames
+        # Filled where the frames are: a copy from the host could not be captured as a CUDA graph.
         mean, std = (
-            torch.tensor(values, dtype=frames.dtype, device=frames.device).view(-1, 1, 1)
+            torch.stack([frames.new_full((1, 1), value) for value in values])
             for values in (self.mean, self.std)
         )
         return (frames - mean) / std

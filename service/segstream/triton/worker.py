@@ -13,11 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from segstream.engine import Step, StepResult
 from segstream.engine.batch import run_batch
+from segstream.engine.precision_guard import usable_precision
 from segstream.engine.runtimes import make_executor, memory_digest
 from segstream.errors import EngineError, InvalidInputError, ModelChangedError, SegstreamError
 from segstream.media.images import Image
 from segstream.memory.cuda_memory import DeviceMemory
 from segstream.models import Runtime, import_networks, load, model_digest
+from segstream.models.precision import Precision
 from segstream.pages import PageGeometry, Pages
 from segstream.triton.contract import CONTRACT_VERSION, Description
 from segstream.triton.mapped_pools import MappedPools
@@ -38,6 +40,7 @@ class ModelSettings(BaseModel):
     checkpoint: str
     networks: list[str] = []
     runtime: Runtime = "auto"
+    precision: Precision = "float32"
     num_threads: int = Field(0, ge=0)
 
     @classmethod
@@ -89,8 +92,13 @@ class Worker:
         self._page_geometry = model.page_geometry
         self._device = device
         digest = model_digest(model)
-        self._digest = memory_digest(model, digest, runtime=settings.runtime, device=device)
-        self._executor = make_executor(model, digest, runtime=settings.runtime, device=device)
+        precision = usable_precision(model, settings.precision, device)
+        self._digest = memory_digest(
+            model, digest, runtime=settings.runtime, device=device, precision=precision
+        )
+        self._executor = make_executor(
+            model, digest, runtime=settings.runtime, device=device, precision=precision
+        )
         is_gpu = torch.device(device).type == "cuda"
         self.pools = MappedPools(DeviceMemory(device) if is_gpu else None)
 

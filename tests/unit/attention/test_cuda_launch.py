@@ -1,5 +1,5 @@
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from segstream.attention.cuda.operands import Operands
 from segstream.attention.cuda.plan import GpuTraits, KernelLaunch
 from segstream.attention.cuda.problem import Problem
 from segstream.attention.cuda.variants import Element, PlainVariant, TensorCoreVariant, Variant
+from tests.unit.engine.taped_graphs import TapedGraphs
 
 BIG_GPU = GpuTraits(architecture=80, multiprocessors=108, max_shared_bytes=163 * 1024)
 
@@ -210,3 +211,23 @@ def test_a_gpu_launches_on_the_current_stream_in_torchs_context(
         device.launch(KernelLaunch(variant, (1, 2, 3), shared_bytes), problem)
     assert driver.allowed == [(0xF0, 2000), (0xF0, 3000)]
     assert driver.launched[0] == (0xF0, (1, 2, 3), 128, 2000, 0x57, problem)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_after_a_first_call_a_call_does_only_what_a_graph_may_hold(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=0x57))
+    driver = FakeDriver()
+    device = CudaDevice(0, driver, FakeKernels())  # type: ignore[arg-type]
+    monkeypatch.setattr(device, "empty", lambda shape, dtype: torch.zeros(*shape, dtype=dtype))
+    call = operands(dtype)
+    attend(call, device)
+    allowed, num_launches = list(driver.allowed), len(driver.launched)
+
+    def work(lap: Callable[[str], None]) -> None:
+        attend(call, device)
+
+    TapedGraphs().capture(work)  # refuses questions to the device
+    assert driver.allowed == allowed
+    assert len(driver.launched) == 2 * num_launches

@@ -57,6 +57,14 @@ def make_network(seed: int = 0) -> GatedLMANet:
     return network
 
 
+def make_plain_network(seed: int = 0) -> LMANet:
+    """The same weights in a network that does nothing but compute."""
+    network = make_network(seed)
+    plain = LMANet(network.config).eval().requires_grad_(False)
+    plain.load_state_dict(network.state_dict())
+    return plain
+
+
 def as_frames(image: Image) -> Tensor:
     """``(1, 3, H, W)`` floats in 0..1."""
     return torch.from_numpy(image).permute(2, 0, 1)[None].float().div(255)
