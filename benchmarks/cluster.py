@@ -27,7 +27,6 @@ from segstream.bench.local_redis import LocalRedis
 from segstream.bench.replicas import Replica
 
 ROOT = Path(__file__).parent.parent
-CLIPS = (ROOT / "../shared/clips/camvid_val_480x360_15fps.mp4", ROOT / "demo/bikes.mp4")
 ENVOY = ROOT / "deploy/envoy/envoy.yaml"
 NUM_REPLICAS = 2
 FREEZE_SECONDS = 8.0
@@ -127,7 +126,7 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
 
 
 def options() -> argparse.Namespace:
-    parser = make_parser(__doc__, DRILLS, CLIPS, num_frames=45)
+    parser = make_parser(__doc__, DRILLS, ROOT, num_frames=45)
     parser.add_argument("--logs", type=Path, help="folder for the logs")
     return parse(parser, DRILLS)
 

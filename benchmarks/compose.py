@@ -22,7 +22,6 @@ from rich.console import Console
 from segstream.bench.drills import Drills, Load, is_clean, make_parser, parse, show
 
 ROOT = Path(__file__).parent.parent
-CLIPS = (ROOT / "../shared/clips/camvid_val_480x360_15fps.mp4", ROOT / "demo/bikes.mp4")
 ADDRESS = "127.0.0.1:50051"
 COMMAND_SECONDS = 900.0
 RESTART_SECONDS = 3.0  # a supervisor's back-off
@@ -96,7 +95,7 @@ def wait_until_healthy(console: Console) -> None:
 
 
 def main() -> None:
-    parser = make_parser(__doc__, DRILLS, CLIPS, num_frames=60, frames_per_second=2.0)
+    parser = make_parser(__doc__, DRILLS, ROOT, num_frames=60, frames_per_second=2.0)
     options = parse(parser, DRILLS)
     console = Console(stderr=True, soft_wrap=True)
     try:

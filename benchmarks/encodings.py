@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from segstream.bench.clips import add_clip
 from segstream.checkpoints import DEFAULT
 from segstream.engine import Step
 from segstream.engine.executor import Prediction
@@ -50,7 +51,6 @@ from segstream.pages import empty_pages
 from segstream.wire import DEFAULT_OVERLAY_OPACITY, DEFAULT_OVERLAY_QUALITY
 
 ROOT = Path(__file__).parent.parent
-CLIPS = (ROOT / "../shared/clips/camvid_val_480x360_15fps.mp4", ROOT / "demo/bikes.mp4")
 SIZES = ((360, 480), (512, 1024))
 NUM_WARM_UP = 2
 NOISE = 2.0
@@ -252,11 +252,9 @@ def show(results: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print a JSON list")
-    parser.add_argument("--clip", type=Path, default=next(filter(Path.exists, CLIPS), CLIPS[-1]))
+    add_clip(parser, ROOT)
     parser.add_argument("--frames", type=int, default=30)
     options = parser.parse_args()
-    if not options.clip.is_file():
-        parser.error(f"no video {options.clip}: see --clip, or run 'make demo' once")
     with VideoReader(options.clip) as reader:
         film = [frame for frame, _ in zip(reader, range(options.frames), strict=False)]
     cv2.setNumThreads(1)

@@ -29,7 +29,6 @@ from segstream.bench.local_redis import LocalRedis
 from segstream.bench.replicas import Replica
 
 ROOT = Path(__file__).parent.parent
-CLIPS = (ROOT / "../shared/clips/camvid_val_480x360_15fps.mp4", ROOT / "demo/bikes.mp4")
 FREEZE_SECONDS = 6.0
 RESTART_SECONDS = 3.0  # a supervisor's back-off; starting takes one of two cores for a while
 
@@ -98,7 +97,7 @@ def running_site(num_replicas: int, folder: Path) -> Iterator[Site]:
 
 
 def options() -> argparse.Namespace:
-    parser = make_parser(__doc__, DRILLS, CLIPS, num_frames=45)
+    parser = make_parser(__doc__, DRILLS, ROOT, num_frames=45)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--logs", type=Path, help="folder for the replicas' logs")
     told = parse(parser, DRILLS)

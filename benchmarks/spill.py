@@ -24,6 +24,7 @@ import zstandard
 from rich.console import Console
 from rich.table import Table
 
+from segstream.bench.clips import add_clip
 from segstream.bench.local_redis import LocalRedis
 from segstream.media.images import Image
 from segstream.media.video import VideoReader
@@ -37,7 +38,6 @@ from segstream.memory.spill_store import SpillStore
 from segstream.models import LMANet, OnnxLMANet, load, model_digest
 
 ROOT = Path(__file__).parent.parent
-CLIPS = (ROOT / "../shared/clips/camvid_val_480x360_15fps.mp4", ROOT / "demo/bikes.mp4")
 MODEL = "lmanet-erfnet-camvid"
 DTYPES = (torch.float32, torch.float16)
 ROUNDS = 15
@@ -204,10 +204,8 @@ def show(results: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print a JSON list")
-    parser.add_argument("--clip", type=Path, default=next(filter(Path.exists, CLIPS), CLIPS[-1]))
+    add_clip(parser, ROOT)
     options = parser.parse_args()
-    if not options.clip.is_file():
-        parser.error(f"no video {options.clip}: see --clip, or run 'make demo' once")
     with VideoReader(options.clip) as reader:
         frames = [frame for frame, _ in zip(reader, range(ROUNDS), strict=False)]
     model = load(MODEL)

@@ -18,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
+from segstream.bench.clips import add_clip
 from segstream.client import Client
 from segstream.errors import SegstreamError
 from segstream.media.images import Image
@@ -233,12 +234,15 @@ def show(drills: list[dict[str, Any]], title: str) -> None:
 def make_parser(
     description: str | None,
     drills: Mapping[str, object],
-    clips: tuple[Path, ...],
+    root: Path,
     *,
     num_frames: int,
     frames_per_second: float = 0.0,
 ) -> argparse.ArgumentParser:
-    """The options that every program of drills has; ``parse`` checks them."""
+    """The options that every program of drills has; ``parse`` checks them.
+
+    ``root`` is the repository.
+    """
     parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--drills", default=",".join(drills), help="which, commas between")
@@ -250,7 +254,7 @@ def make_parser(
         default=frames_per_second,
         help="of each session; 0 = as fast as they are answered",
     )
-    parser.add_argument("--clip", type=Path, default=next(filter(Path.exists, clips), clips[-1]))
+    add_clip(parser, root)
     parser.add_argument("--max-working-height", type=int, default=96)
     return parser
 
@@ -261,6 +265,4 @@ def parse(parser: argparse.ArgumentParser, drills: Mapping[str, object]) -> argp
     options.drills = options.drills.split(",")
     if unknown := set(options.drills) - set(drills):
         parser.error(f"no drill {', '.join(sorted(unknown))}; there are {', '.join(drills)}")
-    if not options.clip.is_file():
-        parser.error(f"no video {options.clip}: see --clip, or run 'make demo' once")
     return options
