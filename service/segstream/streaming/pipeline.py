@@ -5,8 +5,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from segstream.streaming.frame_in_work import FrameInWork
 from segstream.streaming.messages import Frame, FrameResult, SessionEndReason, Skipped
-from segstream.streaming.session import FrameInWork, Session, SessionOverError
+from segstream.streaming.session import Session, SessionOverError
 from segstream.wire import FramePolicy
 
 _R = TypeVar("_R")

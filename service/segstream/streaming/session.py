@@ -5,13 +5,10 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, field, replace
 from functools import partial
 
-from opentelemetry.trace import SpanKind, get_current_span
-
 from segstream.doors.accounts import Account, session_id_of
-from segstream.engine import ModelInfo, Step, StepResult
+from segstream.engine import ModelInfo, StepResult
 from segstream.errors import (
     EngineError,
     ExhaustedError,
@@ -21,23 +18,16 @@ from segstream.errors import (
 )
 from segstream.media.images import Image
 from segstream.media.label_maps import LabelMapEncoding
-from segstream.media.temporal_consistency import View, running_mean, temporal_consistency
+from segstream.media.temporal_consistency import View
 from segstream.memory.frame_log import LoggedFrame
 from segstream.memory.lease import Lease
 from segstream.memory.memory_bank import MemoryBank
-from segstream.streaming.frame_codec import (
-    Base,
-    DecodedFrame,
-    Decoding,
-    EncodedResult,
-    Timing,
-    decode_frame,
-    encode_result,
-    timed,
-)
-from segstream.streaming.frame_trace import FrameTrace, StreamTrace, trace_engine_stages
+from segstream.streaming.answers import Answers
+from segstream.streaming.engine_steps import memorise, step_into
+from segstream.streaming.frame_codec import DecodedFrame, Decoding, Timing, decode_frame, timed
+from segstream.streaming.frame_in_work import FrameInWork
+from segstream.streaming.frame_trace import StreamTrace
 from segstream.streaming.messages import (
-    EncodedLabelMap,
     Frame,
     FrameResult,
     SessionConfig,
@@ -46,42 +36,17 @@ from segstream.streaming.messages import (
     Skipped,
 )
 from segstream.streaming.recall import Recalled
-from segstream.streaming.recent_results import StoredResult
 from segstream.streaming.resources import Resources
 from segstream.streaming.scene_cut import SceneCutGuard
 from segstream.streaming.session_memory import SessionMemory
 from segstream.streaming.session_state import SessionState
+from segstream.streaming.skipping import is_memorised, skip_reason
 from segstream.streaming.stream import Stream
-from segstream.trace_context import sampled_traceparent
 from segstream.wire import FramePolicy, SkipReason
 
 
 class SessionOverError(Exception):
     """Another replica has the session: this one may not answer for it."""
-
-
-@dataclass(slots=True, eq=False)
-class FrameInWork:
-    """A frame on its way through the session; its pixels are let go as soon as they are used."""
-
-    frame: Frame
-    trace: FrameTrace
-    decoding: "asyncio.Task[tuple[Decoding, Timing]] | None" = None
-    arrived: float = field(default_factory=time.perf_counter)
-    seconds: dict[str, float] = field(default_factory=dict)
-    num_memory_frames: int = 0
-    is_memory_reset: bool = False
-    is_model_changed: bool = False
-    degradation_level: int = 0
-    views: tuple[View, View] | None = None
-    consistency: float | None = None
-    outcome: StepResult | FrameResult | Skipped | SegstreamError | None = None
-    full_image: Image | None = None  # for an overlay
-    kept: EncodedLabelMap | None = None  # where it is not what is sent
-
-    def seconds_since_decoded(self) -> float:
-        """What has passed since the frame arrived, less the time that decoding took."""
-        return time.perf_counter() - self.arrived - self.seconds["image_decode"]
 
 
 class Session:
@@ -111,7 +76,6 @@ class Session:
         self.model = model
         self.origin = recalled.origin
         self.next_frame_index = recalled.state.next_frame_index
-        self.num_label_maps = recalled.state.num_label_maps
         self.memory = SessionMemory(
             resources,
             lease,
@@ -122,7 +86,7 @@ class Session:
             describe=self._describe,
         )
         self._resources = resources
-        self._recent = recalled.state.recent_results()
+        self._answers = Answers(resources, model, recalled.state)
         self._frame_size = recalled.state.frame_size
         self._stepping: asyncio.Task[None] | None = None
         self._unfinished: dict[int, FrameInWork] = {}
@@ -130,13 +94,13 @@ class Session:
 
     def attach(self, config: SessionConfig) -> None:
         """A stream begins, with its own wishes but over the same memory."""
-        self.stream = Stream(config)
-        self._trace = StreamTrace(self._resources.tracing)
-        self._last_view: View | None = None
-        self._consistency: float | None = None
-        self._first_new_index = self.next_frame_index
         self.heard_at = time.monotonic()
-        self._guard = SceneCutGuard() if config.has_scene_cut_guard else None
+        self.stream = Stream(
+            config,
+            StreamTrace(self._resources.tracing),
+            first_index=self.next_frame_index,
+            guard=SceneCutGuard() if config.has_scene_cut_guard else None,
+        )
 
     @property
     def config(self) -> SessionConfig:
@@ -146,6 +110,11 @@ class Session:
     def memory_length(self) -> int:
         """The frames of memory a label map rests on once the memory is full."""
         return self.memory.max_length
+
+    @property
+    def num_label_maps(self) -> int:
+        """Answered so far, by this replica and those before it."""
+        return self._answers.num_label_maps
 
     @property
     def is_streaming(self) -> bool:
@@ -161,7 +130,7 @@ class Session:
     def begin(self, frame: Frame) -> FrameInWork:
         """Start decoding a frame, unless it is likely to be skipped."""
         self.heard_at = time.monotonic()
-        work = FrameInWork(frame, self._trace.begin(frame))
+        work = FrameInWork(frame, self.stream, self.stream.trace.begin(frame))
         if self.config.frame_policy is not FramePolicy.LATEST:
             work.decoding = self._start_decoding(frame)
         return work
@@ -174,14 +143,15 @@ class Session:
         Raises ExhaustedError where there is no memory for the session at all; a fault of the frame
         becomes its outcome.
         """
-        skip = self._skip_reason(work, is_superseded=is_superseded)
-        if (answered := self._answered_before(work.frame.index)) is not None:
+        frame, policy = work.frame, self.config.frame_policy
+        skip = skip_reason(frame, policy, work.seconds_in_work(), is_superseded=is_superseded)
+        if (answered := self._answers.again(work)) is not None:
             work.outcome = answered
-        elif skip is not None and not self._is_memorised(skip):
+        elif skip is not None and not (self.memory_length and is_memorised(skip, policy)):
             work.outcome = Skipped(skip, is_memorised=False)
-            self.next_frame_index = max(self.next_frame_index, work.frame.index + 1)
-            self._unfinished[work.frame.index] = work
-        elif skip is SkipReason.MEMORISE_ONLY and work.frame.index < self._first_new_index:
+            self.next_frame_index = max(self.next_frame_index, frame.index + 1)
+            self._unfinished[frame.index] = work
+        elif skip is SkipReason.MEMORISE_ONLY and frame.index < self.stream.first_index:
             work.outcome = Skipped(skip, is_memorised=True)
         else:
             await self._take_in(work, skip)
@@ -189,8 +159,7 @@ class Session:
     async def _take_in(self, work: FrameInWork, skip: SkipReason | None) -> None:
         decoded, timing = await (work.decoding or self._start_decoding(work.frame))
         work.decoding = None
-        work.seconds["image_decode"] = timing.seconds
-        work.trace.stage("image_decode", timing.seconds, ended_ns=timing.ended_ns)
+        work.coded("image_decode", timing)
         try:
             if isinstance(decoded, SegstreamError):
                 raise decoded
@@ -208,13 +177,12 @@ class Session:
 
         Raises SessionOverError when another replica has the session: the answer is no longer ours.
         """
-        result = await self._result(work)
+        result = await self._answers.make(work)
         if not await self.lease.confirm():
             self.stream.end(SessionEndReason.REPLACED)
             raise SessionOverError
-        self._recent.add(result if work.kept is None else replace(result, outcome=work.kept))
+        self._answers.give(work, result)
         self._unfinished.pop(work.frame.index, None)
-        self._account(work, result)
         work.trace.end(result)
         return result
 
@@ -224,7 +192,7 @@ class Session:
             await asyncio.wait([self._stepping])
             if not self._stepping.cancelled():
                 self._stepping.exception()  # nobody is left to be told
-        self._last_view = None
+        self.stream.last_view = None
         for work in list(self._unfinished.values()):
             with suppress(SessionOverError):
                 await self.finish(work)
@@ -248,31 +216,8 @@ class Session:
             idle_seconds=time.monotonic() - self.heard_at,
             last_move=memory.last_move,
             last_move_age_seconds=memory.last_move_age(),
-            temporal_consistency=self._consistency,
+            temporal_consistency=self.stream.consistency,
         )
-
-    def _answered_before(self, frame_index: int) -> FrameResult | None:
-        """The answer to a frame of an earlier stream; within a stream, indices rise."""
-        is_resend = self.config.resume_from is not None and frame_index < self._first_new_index
-        return self._recent.again(frame_index) if is_resend else None
-
-    def _skip_reason(self, work: FrameInWork, *, is_superseded: bool) -> SkipReason | None:
-        frame = work.frame
-        if frame.fault is not None:
-            return None
-        if frame.is_memorise_only:
-            return SkipReason.MEMORISE_ONLY
-        if is_superseded and self.config.frame_policy is not FramePolicy.ALL:
-            return SkipReason.SUPERSEDED
-        if 0 < frame.deadline_seconds < time.perf_counter() - work.arrived:
-            return SkipReason.DEADLINE_PASSED
-        return None
-
-    def _is_memorised(self, skip: SkipReason) -> bool:
-        if not self.memory_length:
-            return False
-        keeps = self.config.frame_policy is FramePolicy.KEEP_MEMORY_SKIP_MASK
-        return keeps or skip is SkipReason.MEMORISE_ONLY
 
     def _start_decoding(self, frame: Frame) -> "asyncio.Task[tuple[Decoding, Timing]]":
         decode = partial(self._decode, wants_grey=self._resources.measures_consistency)
@@ -323,9 +268,9 @@ class Session:
     async def _step(
         self, work: FrameInWork, decoded: DecodedFrame, skip: SkipReason | None
     ) -> None:
-        resources, model, image = self._resources, self.model, decoded.image
+        resources, image = self._resources, decoded.image
         guard, is_cut = await self._guarded(image)
-        geometry = resources.engine.page_geometry(model.name, *image.shape[:2])
+        geometry = resources.engine.page_geometry(self.model.name, *image.shape[:2])
         holding = time.perf_counter()
         async with self.memory.hold(geometry, is_reset=is_cut) as bank:
             work.trace.stage("memory_hold", time.perf_counter() - holding)
@@ -334,99 +279,52 @@ class Session:
             depth = 0 if is_cut or skip is not None else resources.ladder.read_depth()
             read_slots = bank.slots[-depth:] if depth else ()
             waited = work.seconds_since_decoded()
-            result = await self._step_into(bank, image, read_slots, wants_label_map=skip is None)
+            result = await step_into(
+                *(bank, image, self.model, resources),
+                read_slots=read_slots,
+                wants_label_map=skip is None,
+                wants_confidence=self.config.wants_confidence,
+            )
+            outcome = result if skip is None else Skipped(skip, is_memorised=True)
             # Nothing may come between these: the frame is in the memory or it is not.
             bank.commit(is_reset=is_cut)
             self.memory.appended(work.frame, bank, is_reset=is_cut)
-            self.next_frame_index = work.frame.index + 1
-            self._frame_size = (decoded.width, decoded.height)
-            self._guard = guard
-            work.outcome = result if skip is None else Skipped(skip, is_memorised=True)
-            if self.config.label_map_encoding is LabelMapEncoding.OVERLAY_JPEG:
-                work.full_image = decoded.full_image
-            self._unfinished[work.frame.index] = work
+            self.stream.guard = guard
+            self._taken_in(work, decoded, outcome)
         if decoded.grey is not None and result.label_map is not None:
-            before, self._last_view = self._last_view, View(decoded.grey, result.label_map)
-            work.views = None if before is None else (before, self._last_view)
+            work.views = self.stream.see(View(decoded.grey, result.label_map))
         work.num_memory_frames = len(read_slots)
         work.seconds.update(result.stage_seconds)
         work.seconds["queue"] = work.seconds.get("queue", 0.0) + waited
         resources.ladder.observe(work.seconds["queue"], time.monotonic())
 
-    async def _step_into(
-        self,
-        bank: MemoryBank,
-        image: Image,
-        read_slots: tuple[int, ...],
-        *,
-        wants_label_map: bool,
-    ) -> StepResult:
-        """One step of the engine into a reserved slot, which goes back if it fails."""
-        tracing, write_slot = self._resources.tracing, bank.reserve()
-        with tracing.span("engine_step", SpanKind.CLIENT) as span:
-            started_ns = time.time_ns()
-            step = self._new_step(
-                image, bank, write_slot, read_slots, wants_label_map=wants_label_map
-            )
-            try:
-                result = await self._resources.engine.step(step)
-            except BaseException:
-                bank.rollback()
-                raise
-            trace_engine_stages(tracing, span, started_ns, result.stage_seconds)
-        return result
-
-    def _new_step(
-        self,
-        image: Image,
-        bank: MemoryBank,
-        write_slot: int,
-        read_slots: tuple[int, ...] = (),
-        *,
-        wants_label_map: bool,
-    ) -> Step:
-        return Step(
-            self.model.name,
-            image,
-            bank.pages,
-            read_slots,
-            write_slot,
-            wants_label_map,
-            model_digest=self.model.digest,
-            traceparent=sampled_traceparent(get_current_span()),
-            wants_confidence=wants_label_map and self.config.wants_confidence,
-        )
+    def _taken_in(
+        self, work: FrameInWork, decoded: DecodedFrame, outcome: StepResult | Skipped
+    ) -> None:
+        """The frame is in the memory; its answer is due, even if its client goes away."""
+        work.outcome = outcome
+        work.frame_size = self._frame_size = (decoded.width, decoded.height)
+        if self.config.label_map_encoding is LabelMapEncoding.OVERLAY_JPEG:
+            work.full_image = decoded.full_image
+        self.next_frame_index = work.frame.index + 1
+        self._unfinished[work.frame.index] = work
 
     async def _memorise_again(self, frames: Sequence[LoggedFrame], bank: MemoryBank) -> None:
-        """Append frames to the bank, all at once: none needs the memory of another."""
-        resources = self._resources
+        """Append frames to the bank that it has held before."""
         images = []
         for frame in frames:
-            decoded = await resources.off_loop(self._decode, frame)
+            decoded = await self._resources.off_loop(self._decode, frame)
             if isinstance(decoded, SegstreamError):
                 raise decoded
             self._frame_size = (decoded.width, decoded.height)
             images.append(decoded.image)
-        steps = [
-            asyncio.ensure_future(
-                resources.engine.step(
-                    self._new_step(image, bank, bank.reserve(), wants_label_map=False)
-                )
-            )
-            for image in images
-        ]
-        try:
-            await asyncio.gather(*steps)
-        finally:
-            await asyncio.wait(steps)  # nobody may write to a page that is given back
-        for _ in steps:
-            bank.commit()
+        await memorise(bank, images, self.model, self._resources)
 
     async def _guarded(self, image: Image) -> tuple[SceneCutGuard | None, bool]:
         """The guard as it is after this frame, and whether a hard cut comes before it."""
-        if self._guard is None:
+        if self.stream.guard is None:
             return None, False
-        guard = copy(self._guard)
+        guard = copy(self.stream.guard)
         last_frame = self.memory.last_frame
         if not guard.has_seen and last_frame is not None:
             decoded = await self._resources.off_loop(self._decode, last_frame)
@@ -434,85 +332,10 @@ class Session:
                 guard.is_cut(decoded.image)
         return guard, guard.is_cut(image)
 
-    async def _result(self, work: FrameInWork) -> FrameResult:
-        outcome = work.outcome
-        assert outcome is not None, "advance() comes first"
-        if isinstance(outcome, FrameResult):
-            return outcome
-        if isinstance(outcome, SegstreamError):
-            return FrameResult(work.frame.index, work.frame.timestamp_us, outcome)
-        encoded: EncodedLabelMap | Skipped
-        batch_size = 0
-        if isinstance(outcome, StepResult):
-            batch_size = outcome.batch_size
-            encoded = await self._encode(work, outcome)
-            work.seconds["total"] = time.perf_counter() - work.arrived
-        else:
-            encoded = outcome
-        return FrameResult(
-            work.frame.index,
-            work.frame.timestamp_us,
-            encoded,
-            work.num_memory_frames,
-            batch_size,
-            is_memory_reset=work.is_memory_reset,
-            is_model_changed=work.is_model_changed,
-            degradation_level=work.degradation_level,
-            stage_seconds=work.seconds,
-        )
-
-    async def _encode(self, work: FrameInWork, result: StepResult) -> EncodedLabelMap:
-        assert self._frame_size is not None
-        frame_size, base = self._frame_size, self._base(work.frame)
-
-        def encode() -> EncodedResult:
-            if work.views is not None:
-                work.consistency = temporal_consistency(*work.views)
-                work.views = None
-            return encode_result(
-                *(result, frame_size, self.config, self.model.label_set),
-                image=work.full_image,
-                base=base,
-            )
-
-        encoded, timing = await self._resources.off_loop(timed, encode)
-        work.seconds["label_map_encode"] = timing.seconds
-        work.trace.stage("label_map_encode", timing.seconds, ended_ns=timing.ended_ns)
-        if encoded.kept is not encoded.sent:
-            work.kept = encoded.kept
-        return encoded.sent
-
-    def _base(self, frame: Frame) -> Base | None:
-        """What a delta may be told against: a label map that client and session both hold."""
-        index = frame.held_frame_index
-        if index is None or self.config.label_map_encoding is not LabelMapEncoding.DELTA:
-            return None
-        held = self._recent.label_map(index)
-        return None if held is None else Base(index, held)
-
-    def _account(self, work: FrameInWork, result: FrameResult) -> None:
-        metrics, outcome = self._resources.metrics, result.outcome
-        if isinstance(outcome, SegstreamError):
-            metrics.frame_failed(self.model.name, outcome)
-        elif isinstance(outcome, Skipped):
-            metrics.frame_skipped(self.model.name, outcome.reason.value)
-        elif not result.is_duplicate:
-            self.num_label_maps += 1
-            metrics.frame_answered(
-                self.model.name,
-                work.seconds,
-                result.batch_size,
-                is_offline=self.config.is_offline,
-            )
-        if work.consistency is not None:
-            metrics.label_maps_compared(self.model.name, work.consistency)
-            self._consistency = running_mean(self._consistency, work.consistency)
-
     def _describe(self) -> SessionState:
-        results = (StoredResult.of(result) for result in self._recent.results)
         return SessionState(
             next_frame_index=self.next_frame_index,
             frame_size=self._frame_size,
             num_label_maps=self.num_label_maps,
-            results=tuple(results),
+            results=self._answers.stored(),
         )
