@@ -85,7 +85,8 @@ class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
         """See the proto."""
         return pb.ListSessionsResponse(
             sessions=[
-                status_to_pb(status) for status in self._segmenter.statuses(account_of_call())
+                status_to_pb(status)
+                for status in self._segmenter.sessions.statuses(account_of_call())
             ]
         )
 
@@ -94,7 +95,7 @@ class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
     ) -> pb.GetSessionResponse:
         """See the proto."""
         async with _statuses(context):
-            status = self._segmenter.status(parsed(request).session_id, account_of_call())
+            status = self._segmenter.sessions.status(parsed(request).session_id, account_of_call())
         return pb.GetSessionResponse(session=status_to_pb(status))
 
     async def CloseSession(
@@ -102,7 +103,7 @@ class SegmentationServicer(pb_grpc.SegmentationServiceServicer):
     ) -> pb.CloseSessionResponse:
         """See the proto."""
         async with _statuses(context):
-            await self._segmenter.close(parsed(request).session_id, account_of_call())
+            await self._segmenter.sessions.close(parsed(request).session_id, account_of_call())
         return pb.CloseSessionResponse()
 
     async def _first(

@@ -44,7 +44,7 @@ from segstream.media.images import (
 )
 from segstream.media.label_maps import IdSpace, LabelMapEncoding, decode_label_map
 from segstream.media.overlay import draw_overlay
-from segstream.streaming import EncodedLabelMap, Frame, Segmenter, SessionConfig
+from segstream.streaming import EncodedLabelMap, Frame, HeldSessions, Segmenter, SessionConfig
 from segstream.telemetry.metrics import Metrics
 from segstream.telemetry.tracing import Tracing
 
@@ -111,7 +111,7 @@ def create_app(
     add_clips(app, jobs, segmenter, receiver, key_ring)
     _add_models(app, segmenter)
     _add_info(app, info)
-    _add_sessions(app, segmenter)
+    _add_sessions(app, segmenter.sessions)
     _add_probes(app, segmenter, metrics)
     add_stream(app, segmenter)
     add_web_page(app)
@@ -195,27 +195,25 @@ def _add_info(app: FastAPI, info: InfoSchema) -> None:
         return info
 
 
-def _add_sessions(app: FastAPI, segmenter: Segmenter) -> None:
+def _add_sessions(app: FastAPI, sessions: HeldSessions) -> None:
     @app.get("/v1/sessions")
     async def list_sessions(account: CallerAccount) -> SessionsSchema:
         """The sessions of the API key that this replica holds, streaming or parked."""
         return SessionsSchema(
-            sessions=[
-                SessionSchema.model_validate(status) for status in segmenter.statuses(account)
-            ]
+            sessions=[SessionSchema.model_validate(status) for status in sessions.statuses(account)]
         )
 
     @app.get("/v1/sessions/{session_id}", responses={404: {"model": ProblemSchema}})
     async def get_session(session_id: str, account: CallerAccount) -> SessionSchema:
         """One session: who holds it, where its memory is, and how large that is."""
-        return SessionSchema.model_validate(segmenter.status(session_id, account))
+        return SessionSchema.model_validate(sessions.status(session_id, account))
 
     @app.delete(
         "/v1/sessions/{session_id}", status_code=204, responses={404: {"model": ProblemSchema}}
     )
     async def close_session(session_id: str, account: CallerAccount) -> None:
         """End a session for good and forget its memory; its stream ends with CLOSED."""
-        await segmenter.close(session_id, account)
+        await sessions.close(session_id, account)
 
 
 def _add_probes(app: FastAPI, segmenter: Segmenter, metrics: Metrics) -> None:

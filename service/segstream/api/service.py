@@ -172,7 +172,7 @@ class Service:
         while True:
             await asyncio.sleep(_TIDY_PERIOD_SECONDS)
             try:
-                await self._segmenter.tidy()
+                await self._segmenter.sessions.tidy()
             except Exception:
                 _log.exception("tidying failed")
 
@@ -183,7 +183,7 @@ class Service:
             try:
                 for account in await self._key_ring.refresh():
                     _log.info("API key revoked", key_id=account.key_id)
-                    await self._segmenter.close_all(account)
+                    await self._segmenter.sessions.close_all(account)
             except Exception:
                 _log.exception("following the API keys failed")
 
@@ -247,9 +247,10 @@ def _make_tracing(settings: Settings) -> Tracing:
 
 
 def _add_gauges(metrics: Metrics, store: SessionStore, segmenter: Segmenter) -> None:
+    sessions = segmenter.sessions
     metrics.gauge("streams", "Streams open now.", lambda: segmenter.num_streams)
     metrics.gauge(
-        "sessions_parked", "Sessions that wait for their client.", lambda: segmenter.num_parked
+        "sessions_parked", "Sessions that wait for their client.", lambda: sessions.num_parked
     )
     metrics.gauge(
         "pages_used", "Memory pages in use.", lambda: sum(pool.num_used for pool in store.pools)
@@ -263,13 +264,13 @@ def _add_gauges(metrics: Metrics, store: SessionStore, segmenter: Segmenter) -> 
         "sessions",
         "Sessions held here, by where their memory is.",
         "tier",
-        {tier.value: partial(segmenter.num_on_tier, tier) for tier in MemoryTier},
+        {tier.value: partial(sessions.num_on_tier, tier) for tier in MemoryTier},
     )
     metrics.gauges(
         "session_bytes",
         "Bytes of the sessions held here, by where they are.",
         "tier",
-        {tier.value: partial(segmenter.num_bytes_on_tier, tier) for tier in MemoryTier},
+        {tier.value: partial(sessions.num_bytes_on_tier, tier) for tier in MemoryTier},
     )
 
 

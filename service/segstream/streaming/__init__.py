@@ -1,5 +1,6 @@
 """Sessions: the way of a frame, whatever wire it came over."""
 
+from segstream.streaming.held_sessions import HeldSessions
 from segstream.streaming.messages import (
     EncodedLabelMap,
     Frame,
@@ -11,14 +12,16 @@ from segstream.streaming.messages import (
     Skipped,
 )
 from segstream.streaming.resources import Resources
-from segstream.streaming.segmenter import Segmenter, StreamLimits
+from segstream.streaming.segmenter import Segmenter
 from segstream.streaming.session import Session
 from segstream.streaming.stream import Stream
+from segstream.streaming.stream_limits import StreamLimits
 
 __all__ = [
     "EncodedLabelMap",
     "Frame",
     "FrameResult",
+    "HeldSessions",
     "MemoryTier",
     "Resources",
     "Segmenter",

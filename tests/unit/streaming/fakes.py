@@ -329,11 +329,11 @@ class Service:
         return self.sample("streams_ended_total", reason=reason)
 
     def holds(self, session_id: str) -> bool:
-        return session_id in [status.session_id for status in self.segmenter.statuses()]
+        return session_id in [status.session_id for status in self.segmenter.sessions.statuses()]
 
     async def forget_parked(self) -> None:
-        for status in self.segmenter.statuses():
-            await self.segmenter.close(status.session_id)
+        for status in self.segmenter.sessions.statuses():
+            await self.segmenter.sessions.close(status.session_id)
 
     def num_frames(self, outcome: str, model: str = MODEL) -> float:
         return self.sample("frames_total", model=model, outcome=outcome)

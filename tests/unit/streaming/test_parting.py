@@ -95,7 +95,7 @@ async def test_what_became_of_an_old_session_is_not_done_to_the_new_one_of_its_n
     first, other = await hold(service, "first"), await hold(service)
     await other.end(SessionEndReason.IDLE)
     store.gate.clear()
-    tidying = asyncio.create_task(service.segmenter.tidy())
+    tidying = asyncio.create_task(service.segmenter.sessions.tidy())
     await settle()
     renewed = Held(service.open(SessionConfig(session_id=NAME)))
     store.gate.set()
@@ -118,13 +118,13 @@ async def test_a_session_is_closed_even_if_its_stream_was_ending_for_another_rea
     await service.engine.entered.acquire()
     await settle()
     await held.end(SessionEndReason.IDLE)
-    closing = asyncio.create_task(service.segmenter.close(NAME))
+    closing = asyncio.create_task(service.segmenter.sessions.close(NAME))
     await settle()
     service.engine.gate.set()
     await closing
     await frame
     with pytest.raises(NotFoundError):
-        service.segmenter.status(NAME)
+        service.segmenter.sessions.status(NAME)
     assert service.store.pools == ()
 
 

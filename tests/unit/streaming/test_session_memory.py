@@ -156,13 +156,17 @@ async def test_bytes_are_shown_by_tier(service: Service) -> None:
         await segment(session, 0, 1)
         page_bytes = service.pool.page_bytes
         assert session.status().device_bytes == 2 * page_bytes
-        assert service.segmenter.num_bytes_on_tier(MemoryTier.DEVICE) == 2 * page_bytes
+        assert service.segmenter.sessions.num_bytes_on_tier(MemoryTier.DEVICE) == 2 * page_bytes
         await session.memory.spill()
         status = session.status()
         assert (status.device_bytes, status.spill_bytes) == (0, 2 * page_bytes)
-        assert service.segmenter.num_bytes_on_tier(MemoryTier.DEVICE) == 0
-        assert service.segmenter.num_bytes_on_tier(MemoryTier.SPILL) == 2 * page_bytes
-        assert service.segmenter.num_bytes_on_tier(MemoryTier.FRAMES) == status.frame_bytes > 0
+        assert service.segmenter.sessions.num_bytes_on_tier(MemoryTier.DEVICE) == 0
+        assert service.segmenter.sessions.num_bytes_on_tier(MemoryTier.SPILL) == 2 * page_bytes
+        assert (
+            service.segmenter.sessions.num_bytes_on_tier(MemoryTier.FRAMES)
+            == status.frame_bytes
+            > 0
+        )
 
 
 async def test_a_session_brought_here_shows_what_it_has_in_the_spill_tier() -> None:
