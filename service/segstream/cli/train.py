@@ -65,6 +65,14 @@ def train(
     crop: Annotated[
         str, typer.Option(metavar="HEIGHTxWIDTH", help="Size of a crop; multiples of 8.")
     ] = f"{_DEFAULT.crop[0]}x{_DEFAULT.crop[1]}",
+    scales: Annotated[
+        str,
+        typer.Option(
+            metavar="LEAST:MOST",
+            help="How much the frame is scaled before a crop is taken. Default: 0.6:1.8, in the "
+            "memory stage 0.85:1.5.",
+        ),
+    ] = "",
     learning_rate: Annotated[float, typer.Option(min=0, help="At its peak.")] = (
         _DEFAULT.learning_rate
     ),
@@ -151,6 +159,7 @@ def train(
             epochs=epochs,
             batch_size=batch_size,
             crop=_parse_crop(crop),
+            scales=_parse_scales(scales),
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             schedule=schedule,
@@ -189,6 +198,16 @@ def _parse_crop(text: str) -> tuple[int, int]:
     if not all(side > 0 and side % 8 == 0 for side in sides):
         raise InvalidInputError(f"crop is {text!r}, must be HEIGHTxWIDTH, multiples of 8")
     return sides[0], sides[1]
+
+
+def _parse_scales(text: str) -> tuple[float, float] | None:
+    if not text:
+        return None
+    least, _, most = text.partition(":")
+    try:
+        return float(least), float(most)
+    except ValueError:
+        raise InvalidInputError(f"scales is {text!r}, must be LEAST:MOST, like 0.8:1.25") from None
 
 
 def _model(

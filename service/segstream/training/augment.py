@@ -71,6 +71,8 @@ class Augmentation:
         x = _place(width * scale, self.width, rng)
         y = _place(height * scale, self.height, rng)
         x = x + width * scale if flip < 0 else x
+        # Sizes count from the edges of pixels, cv2 from their centres.
+        x, y = x + (flip * scale - 1) / 2, y + (scale - 1) / 2
         return np.array([[flip * scale, 0, x], [0, scale, y], [0, 0, 1]]), Colour.random(rng)
 
     def label(self, sample: Sample, view: Matrix) -> LabelMap:

@@ -48,18 +48,21 @@ class TrainingConfig:
     there is one. ``dropout`` is a share of the network's own. ``matching_weight`` draws the
     memory's features to those of the unspoilt last frame. ``spoilt_last`` and ``spoilt_past`` say
     how often frames of a clip are spoilt.
+    Crops are of views of the frame at ``scales`` from least to most, by default 0.6 to 1.8, in the
+    memory stage 0.85 to 1.5.
     ``freeze_batch_norm`` keeps the running statistics of what is trained; what is not trained
     keeps its own in any case. With ``folds`` the drives are dealt out to so many groups: the single
     stage leaves out group ``fold``, the memory stage takes it alone, so that the memory learns from
     what the network makes of drives it has not seen.
 
-    Raises InvalidInputError for a fold that there is not.
+    Raises InvalidInputError for a fold that there is not, and for scales that are none.
     """
 
     stage: Stage = Stage.SINGLE
     epochs: int = 100
     batch_size: int = 8
     crop: tuple[int, int] = (240, 320)
+    scales: tuple[float, float] | None = None
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     decouples_weight_decay: bool = True
@@ -84,6 +87,10 @@ class TrainingConfig:
             raise InvalidInputError(
                 f"fold is {self.fold}, must be in 0..{self.folds - 1} of {self.folds} folds",
                 field="fold",
+            )
+        if self.scales is not None and not 0 < self.scales[0] <= self.scales[1]:
+            raise InvalidInputError(
+                f"scales is {self.scales}, must be LEAST:MOST above 0", field="scales"
             )
 
 

@@ -133,7 +133,7 @@ class SingleFrameStage(_Base):
         """Nothing: the weights are those of the model."""
 
     def draw(self, indices: Sequence[int], rng: np.random.Generator) -> Batch:
-        augmentation = Augmentation(*self.config.crop)
+        augmentation = Augmentation(*self.config.crop, *(self.config.scales or ()))
         crops, labels = zip(
             *(augmentation.still(self.samples[i], rng) for i in indices), strict=True
         )
@@ -165,7 +165,7 @@ class MemoryStage(_Base):
         super().__init__(model, samples, config, criterion, device)
         shares = (config.spoilt_last, config.spoilt_past)
         self.simulation = ClipSimulation(
-            Augmentation(*config.crop, min_scale=0.85, max_scale=1.5),
+            Augmentation(*config.crop, *(config.scales or (0.85, 1.5))),
             spoilt_last=shares[0],
             spoilt_past=shares[1],
         )

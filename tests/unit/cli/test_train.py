@@ -45,6 +45,8 @@ def test_json_is_all_there_is_on_stdout(camvid: Path, out: Path) -> None:
         (("--memory-length", "65"), "memory_length must be in 1..64, got 65"),
         (("--crop", "41x48"), "crop is '41x48', must be HEIGHTxWIDTH, multiples of 8"),
         (("--crop", "40"), "crop is '40', must be HEIGHTxWIDTH, multiples of 8"),
+        (("--scales", "1"), "scales is '1', must be LEAST:MOST, like 0.8:1.25"),
+        (("--scales", "1.2:0.8"), "scales is (1.2, 0.8), must be LEAST:MOST above 0"),
         (("--stage", "memory"), "the memory stage needs --init with a trained"),
         (("--init", "nowhere.pth"), "no checkpoint 'nowhere.pth'"),
         (("--teacher", "nowhere.pth"), "no checkpoint 'nowhere.pth'"),

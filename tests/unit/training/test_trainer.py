@@ -252,6 +252,15 @@ def test_dropout_is_a_share_of_the_networks_own(camvid: Path, tmp_path: Path) ->
     assert sorted(shares) == pytest.approx([0.015, 0.15])
 
 
+def test_crops_are_at_the_scales_asked_for(camvid: Path, tmp_path: Path) -> None:
+    """At scale 1, where the crop is the frame, its columns are the frame's or their mirror."""
+    config = replace(SINGLE, crop=(72, 96), scales=(1.0, 1.0))
+    run = trainer(camvid, tmp_path / "run", config)
+    batch = run.stage.draw(range(6), np.random.default_rng(0))
+    for label, sample in zip(batch.labels.numpy(), run.train_samples, strict=True):
+        assert any(np.array_equal(label, each) for each in (sample.label, sample.label[:, ::-1]))
+
+
 def test_two_processes_train_one_model(camvid: Path, tmp_path: Path) -> None:
     """As ``torchrun`` starts them, on gloo: one run, one folder, one checkpoint."""
     arguments = [
