@@ -31,6 +31,7 @@ export class Session {
   #socket = null;
   #isConnecting = false;
   #isOver = false;
+  #reason = new SessionError("The session has ended.");
   #ended = null;
   #unanswered = new Map();
   #memorised = [];
@@ -53,7 +54,7 @@ export class Session {
   segment(index, image) {
     return new Promise((resolve, reject) => {
       if (this.#isOver) {
-        reject(new SessionError("The session has ended."));
+        reject(this.#reason);
         return;
       }
       const frame = { index, image, resolve, reject };
@@ -149,7 +150,7 @@ export class Session {
 
   #closed(error) {
     this.#socket = null;
-    if (this.#isOver) this.#rejectAll(new SessionError("The session has ended."));
+    if (this.#isOver) this.#rejectAll(this.#reason);
     else if (this.#ended && !RESUMABLE_ENDS.includes(this.#ended)) this.#fail(endError(this.#ended));
     else if (!error.canRetry) this.#fail(error);
     else if (this.#unanswered.size > 0) this.#reconnect();
@@ -186,6 +187,7 @@ export class Session {
 
   #fail(error) {
     this.#isOver = true;
+    this.#reason = error; // of frames that come later, too
     this.#rejectAll(error);
   }
 
