@@ -206,12 +206,15 @@ def test_clips_that_were_handed_in_are_listed(browser: Browser, server: ServePro
         clip("9", "failed", "", error={"detail": "not a video", "field": "body"}),
     ]
     removed: list[str] = []
+    num_listings = 0
 
     def answer(route: Route) -> None:
+        nonlocal num_listings
         if route.request.method == "DELETE":
             removed.append(route.request.url.rpartition("/")[2])
             route.fulfill(status=204)
         else:
+            num_listings += 1
             route.fulfill(json={"clips": clips, "next_before": None})
 
     routes = {
@@ -228,6 +231,11 @@ def test_clips_that_were_handed_in_are_listed(browser: Browser, server: ServePro
         link = page.page.get_by_role("link", name="Overlay video of walk.mp4")
         expect(link).to_have_attribute("href", "/v1/clips/a/overlay")
         expect(jobs.nth(3)).to_contain_text("not a video")
+        button = page.page.get_by_role("button", name="Remove walk.mp4")
+        button.focus()
+        enough = num_listings + 2
+        page.wait_for(lambda: num_listings >= enough)
+        expect(button).to_be_focused()
         page.press("Cancel ride.mp4")
         page.press("Remove walk.mp4")
         page.wait_for(lambda: removed == ["b", "a"])

@@ -15,3 +15,10 @@ export function element(name, properties = {}, ...children) {
 export function byId(id) {
   return document.getElementById(id);
 }
+
+/** Replace what is in `parent`; what had the focus there has it again, known by its label. */
+export function refill(parent, child) {
+  const label = parent.contains(document.activeElement) ? document.activeElement.ariaLabel : null;
+  parent.replaceChildren(child);
+  if (label) parent.querySelector(`[aria-label="${CSS.escape(label)}"]`)?.focus();
+}

@@ -1,7 +1,7 @@
 /** The clips that were handed to the service: how far they are, and what came of them. */
 
 import { getJson, postFile, remove } from "./api.js";
-import { byId, element } from "./dom.js";
+import { byId, element, refill } from "./dom.js";
 import { showNotice } from "./notices.js";
 
 const CLIPS = "/v1/clips";
@@ -20,7 +20,7 @@ export class JobsPanel {
     this.isOffered ??= CLIPS in (await getJson("/openapi.json")).paths;
     const { clips } = this.isOffered ? await getJson(CLIPS) : { clips: [] };
     byId("jobs-count").textContent = clips.length ? String(clips.length) : "";
-    byId("jobs").replaceChildren(clips.length ? this.#list(clips) : this.#nothing());
+    refill(byId("jobs"), clips.length ? this.#list(clips) : this.#nothing());
   }
 
   /** Hand a file in, to be segmented whole. */

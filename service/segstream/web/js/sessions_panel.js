@@ -1,7 +1,7 @@
 /** The sessions that the service holds. */
 
 import { getJson, remove } from "./api.js";
-import { byId, element } from "./dom.js";
+import { byId, element, refill } from "./dom.js";
 import { showNotice } from "./notices.js";
 
 const TIERS = { none: "none", device: "on the device", spill: "spilled", frames: "as frames" };
@@ -18,9 +18,7 @@ export class SessionsPanel {
   async refresh() {
     const { sessions } = await getJson("/v1/sessions");
     byId("sessions-count").textContent = sessions.length ? String(sessions.length) : "";
-    const focused = document.activeElement?.dataset?.session;
-    byId("sessions").replaceChildren(sessions.length ? this.#table(sessions) : nothing());
-    if (focused) document.querySelector(`[data-session="${CSS.escape(focused)}"]`)?.focus();
+    refill(byId("sessions"), sessions.length ? this.#table(sessions) : nothing());
   }
 
   #table(sessions) {
@@ -40,7 +38,7 @@ export class SessionsPanel {
     const isOwn = this.#ownIds().includes(id);
     const close = element(
       "button",
-      { type: "button", className: "text-button", "aria-label": `Close session ${id}`, "data-session": id },
+      { type: "button", className: "text-button", "aria-label": `Close session ${id}` },
       "Close",
     );
     close.addEventListener("click", () => this.#close(id));
