@@ -182,9 +182,9 @@ def train(
             config, window_size, fusion = as_published(config), 21, "sigmoid-do1"
         label_set = label_set_of(dataset)
         model = _model(config, init, label_set, memory_length, window_size, fusion, network)
+        teaching = _teacher(config, teacher, model, network)
         samples, val = (load_samples(dataset, root, s, label_set) for s in ("train", "val"))
         group = Group()
-        teaching = _teacher(config, teacher, model, network)
         trainer = Trainer(model, samples, val, config, out, group, teaching)
         _fit(trainer)
         if group.is_first:

@@ -1,7 +1,7 @@
 """What the two stages of training draw, and what they minimise."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -89,17 +89,13 @@ class Criterion(nn.Module):
         return loss
 
 
+@dataclass(eq=False)
 class _Base:
-    def __init__(
-        self,
-        model: LMANet,
-        samples: Sequence[Sample],
-        config: TrainingConfig,
-        criterion: Criterion,
-        device: torch.device,
-    ) -> None:
-        self.model, self.samples, self.config = model, samples, config
-        self.criterion, self.device = criterion, device
+    model: LMANet
+    samples: Sequence[Sample]
+    config: TrainingConfig
+    criterion: Criterion
+    device: torch.device
 
     def reduced(self) -> torch.autocast:
         """The precision of the convolutions."""
@@ -107,20 +103,15 @@ class _Base:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=is_reduced)
 
 
+@dataclass(eq=False)
 class SingleFrameStage(_Base):
     """Encoder and decoder, on crops of stills, from their labels and from what a teacher sees."""
 
-    def __init__(
-        self,
-        model: LMANet,
-        samples: Sequence[Sample],
-        config: TrainingConfig,
-        criterion: Criterion,
-        device: torch.device,
-        teacher: LMANet | None = None,
-    ) -> None:
-        super().__init__(model, samples, config, criterion, device)
-        self.teacher = None if teacher is None else teacher.to(device).eval()
+    teacher: LMANet | None = None
+
+    def __post_init__(self) -> None:
+        if self.teacher is not None:
+            self.teacher.to(self.device).eval()
 
     @property
     def trained(self) -> list[nn.Module]:
@@ -151,23 +142,16 @@ class SingleFrameStage(_Base):
         return loss
 
 
+@dataclass(eq=False)
 class MemoryStage(_Base):
     """The memory's heads and fusion, on clips; the encoder is left as it is."""
 
-    def __init__(
-        self,
-        model: LMANet,
-        samples: Sequence[Sample],
-        config: TrainingConfig,
-        criterion: Criterion,
-        device: torch.device,
-    ) -> None:
-        super().__init__(model, samples, config, criterion, device)
-        shares = (config.spoilt_last, config.spoilt_past)
+    def __post_init__(self) -> None:
+        config = self.config
         self.simulation = ClipSimulation(
             Augmentation(*config.crop, *(config.scales or (0.85, 1.5))),
-            spoilt_last=shares[0],
-            spoilt_past=shares[1],
+            spoilt_last=config.spoilt_last,
+            spoilt_past=config.spoilt_past,
         )
         self._features: ClipFeatures | None = None
 
