@@ -4,8 +4,8 @@
 
 Starts two services. In one, more and more sessions are opened, each over a connection of its own
 with a memory on the device, and then left alone; in the other there are none. Prints the processor
-time that the idle ones take, their memory, and how long a frame of one active session takes beside
-them and without them, interleaved. Linux only.
+time that the idle ones take, their memory beside what ``segstream plan`` plans for them, and how
+long a frame of one active session takes beside them and without them, interleaved. Linux only.
 """
 
 import argparse
@@ -27,10 +27,11 @@ from rich.table import Table
 from segstream.bench.service import make_frames
 from segstream.bench.wires import FrameFormat, Session, Wire, connecting
 from segstream.cli.local_server import SERVE_COMMAND, LocalServer, local_server
+from segstream.planning.plan import memory_bytes
 
 IDLE = FrameFormat(96, 128)
 ACTIVE = FrameFormat(360, 480)
-FRAMES_EACH = 2  # of an idle session, before it idles
+FRAMES_EACH = 4  # of an idle session, before it idles: its memory is full
 IDLE_SECONDS = 15.0
 ROUNDS, FRAMES_PER_ROUND = 10, 3
 _NUM_OPENED_AT_ONCE = 50
@@ -40,7 +41,7 @@ _MIB = 2**20
 async def open_idle(
     stack: AsyncExitStack, server: LocalServer, frames: Sequence[bytes], count: int
 ) -> None:
-    """Sessions that have segmented something and now say nothing."""
+    """Sessions whose memory is full and that now say nothing."""
 
     async def open_one() -> None:
         connection = await stack.enter_async_context(connecting(Wire.GRPC, server.grpc, IDLE))
@@ -109,7 +110,12 @@ async def run(crowded: LocalServer, alone: LocalServer, counts: Sequence[int]) -
                 | await measure_idling(crowded)
                 | await measure_active(active, active_frames)
             )
+        idle = await stack.enter_async_context(connecting(Wire.GRPC, crowded.grpc, IDLE))
+        session_bytes = min(await idle.memory_bytes())
     first, last = results[0], results[-1]
+    for result in results:
+        banks = int(result["idle_sessions"]) * session_bytes
+        result["planned_mib"] = memory_bytes(round(_MIB * first["resident_mib"]), banks) / _MIB
     return {
         "size": f"{IDLE.height}x{IDLE.width}",
         "results": results,
@@ -145,7 +151,10 @@ def main() -> None:
     if options.json:
         print(json.dumps(result))
         return
-    columns = ("idle sessions", "% of a core", "resident MiB", "active, ms", "alone, ms", "ratio")
+    columns = (
+        *("idle sessions", "% of a core", "resident MiB", "planned MiB"),
+        *("active, ms", "alone, ms", "active / alone"),
+    )
     caption = f"{result['kib_per_idle_session']:.0f} KiB for each idle session"
     table = Table(*columns, caption=caption)
     for row in result["results"]:
@@ -153,6 +162,7 @@ def main() -> None:
             str(row["idle_sessions"]),
             f"{row['idle_percent_of_a_core']:.2f}",
             f"{row['resident_mib']:.0f}",
+            f"{row['planned_mib']:.0f}",
             f"{row['active_ms_median']:.1f}",
             f"{row['alone_ms_median']:.1f}",
             f"{row['active_to_alone']:.3f}",

@@ -96,13 +96,18 @@ def make_plan(
         predicted_p95_ms=outcome.percentile_ms(95),
         engine_utilisation=outcome.mean_engine_utilisation,
         cores_per_replica=cores_per_replica,
-        memory_bytes_per_replica=round(_MEMORY_HEADROOM * (profile.base_bytes + banks)),
+        memory_bytes_per_replica=memory_bytes(profile.base_bytes, banks),
         memory_bank_bytes_per_replica=banks,
         redis_bytes=objective.num_sessions * (log_bytes + profile.session_bytes),
         redis_bytes_per_second=frames_per_second * profile.frame_bytes,
         network_in_bytes_per_second=frames_per_second * profile.frame_bytes,
         network_out_bytes_per_second=frames_per_second * profile.label_map_bytes,
     )
+
+
+def memory_bytes(base_bytes: int, bank_bytes: int) -> int:
+    """What a replica is to have: itself, its memory banks, and a quarter more."""
+    return round(_MEMORY_HEADROOM * (base_bytes + bank_bytes))
 
 
 def sessions_per_replica(
