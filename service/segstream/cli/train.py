@@ -42,8 +42,8 @@ def train(
     teacher: Annotated[
         str,
         typer.Option(
-            help="Single stage: checkpoint of a network with the same classes, whose view of each "
-            "crop is learnt besides the labels (distillation)."
+            help="Checkpoint of a network with the same classes, whose view of each crop is learnt "
+            "besides the labels (distillation). Memory stage: of the unspoilt last frame."
         ),
     ] = "",
     teacher_weight: Annotated[
@@ -112,11 +112,17 @@ def train(
             help="Memory stage: how much its features are drawn to those of the unspoilt frame.",
         ),
     ] = _DEFAULT.matching_weight,
+    spoilt_whole: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Memory stage: how often all frames of a clip are spoilt alike."
+        ),
+    ] = _DEFAULT.spoilt_whole,
     spoilt_last: Annotated[
-        float, typer.Option(min=0, max=1, help="How often a clip's last frame is spoilt.")
+        float, typer.Option(min=0, max=1, help="Else how often its last frame is spoilt.")
     ] = _DEFAULT.spoilt_last,
     spoilt_past: Annotated[
-        float, typer.Option(min=0, max=1, help="How often each frame before it is spoilt.")
+        float, typer.Option(min=0, max=1, help="And how often each frame before it.")
     ] = _DEFAULT.spoilt_past,
     train_decoder: Annotated[
         bool, typer.Option(help="Memory stage: train the decoder as well.")
@@ -169,6 +175,7 @@ def train(
             precision=precision,
             clips=clips,
             matching_weight=matching_weight,
+            spoilt_whole=spoilt_whole,
             spoilt_last=spoilt_last,
             spoilt_past=spoilt_past,
             train_decoder=train_decoder,
@@ -182,7 +189,7 @@ def train(
             config, window_size, fusion = as_published(config), 21, "sigmoid-do1"
         label_set = label_set_of(dataset)
         model = _model(config, init, label_set, memory_length, window_size, fusion, network)
-        teaching = _teacher(config, teacher, model, network)
+        teaching = _teacher(teacher, model, network)
         samples, val = (load_samples(dataset, root, s, label_set) for s in ("train", "val"))
         group = Group()
         trainer = Trainer(model, samples, val, config, out, group, teaching)
@@ -243,16 +250,12 @@ def _model(
     return LMANet(LMANetConfig(label_set, num_channels, memory_length, window_size))
 
 
-def _teacher(
-    config: TrainingConfig, path: str, model: "LMANet", network: list[str] | None
-) -> "LMANet | None":
+def _teacher(path: str, model: "LMANet", network: list[str] | None) -> "LMANet | None":
     from segstream.models import load
     from segstream.training.samples import check_label_set
 
     if not path:
         return None
-    if config.stage is Stage.MEMORY:
-        raise InvalidInputError("teacher is for the single stage")
     teacher = load(path, networks=networks_of(network))
     check_label_set(teacher.config.label_set, model.config.label_set)
     if teacher.config.num_channels != model.config.num_channels:

@@ -1,21 +1,31 @@
 """Clips as features: what the frozen encoder makes of them, computed once and used many times.
 
-Of each still one scene is drawn. Of it are kept the last frame clean and spoilt twice, and each of
-the T frames before it clean and spoilt. A clip takes one of each place, so that a scene gives
-3 * 2^T different clips.
+Of each still one scene is drawn, and a way in which its frames are spoilt. Of it are kept the last
+frame clean, spoilt in this way and in another one, and each of the T frames before it clean and
+spoilt. A clip takes one of each place, so that a scene gives 3 * 2^T different clips.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from segstream.models import Features, LMANet
+from segstream.training.batch import Batch, to_frames
 from segstream.training.clip_simulation import ClipSimulation, Scene
+from segstream.training.degradations import any_kind
 from segstream.training.samples import Sample
+from segstream.training.teacher import Teacher
 
 _SPOILT_LAST = 2
+
+
+class _CachedScene(NamedTuple):
+    features: Features
+    labels: Tensor
+    taught: Tensor | None
 
 
 class ClipFeatures:
@@ -27,31 +37,36 @@ class ClipFeatures:
         samples: Sequence[Sample],
         simulation: ClipSimulation,
         rng: np.random.Generator,
+        teacher: Teacher | None = None,
         on_scene: Callable[[], None] = lambda: None,
     ) -> None:
         self._length = model.config.memory_length
         self._simulation = simulation
-        self._scenes: list[tuple[Features, Tensor]] = []
+        self._device = next(model.parameters()).device
+        self._scenes: list[_CachedScene] = []
         for sample in samples:
             scene = simulation.scene(sample, rng)
-            features = _encode(model, self._frames(scene, rng))
-            self._scenes.append((features, torch.from_numpy(scene.label())))
+            frames = to_frames(self._frames(scene, rng), self._device)
+            features = _encode(model, frames)
+            taught = teacher.close_view(frames[:1])[0].half() if teacher else None
+            self._scenes.append(_CachedScene(features, torch.from_numpy(scene.label()), taught))
             on_scene()
 
     def __len__(self) -> int:
         return len(self._scenes)
 
-    def batch(
-        self, indices: Sequence[int], length: int, rng: np.random.Generator
-    ) -> tuple[Features, Tensor, Tensor]:
-        """Clips of ``length`` frames: features ``(B, length, ...)``, those of the last frame
-        unspoilt ``(B, C, h, w)``, labels ``(B, H, W)``."""
+    def batch(self, indices: Sequence[int], length: int, rng: np.random.Generator) -> Batch:
+        """Features of clips of ``length`` frames, of these scenes."""
         clips = [self._clip(index, length, rng) for index in indices]
-        labels = torch.stack([self._scenes[index][1] for index in indices])
-        taps = torch.stack([clip.tap for clip in clips]).float()
         skips = zip(*(clip.skips for clip in clips), strict=True)
-        features = Features(taps, tuple(torch.stack(skip).float() for skip in skips))
-        return features, self._clean_taps(indices), labels
+        features = Features(
+            self._stack([clip.tap for clip in clips]), tuple(self._stack(skip) for skip in skips)
+        )
+        labels = torch.stack([self._scenes[index].labels for index in indices]).to(self._device)
+        taught = [scene.taught for i in indices if (scene := self._scenes[i]).taught is not None]
+        return Batch(
+            features, labels, self._clean_taps(indices), self._stack(taught) if taught else None
+        )
 
     def sample_taps(self, count: int, rng: np.random.Generator) -> Tensor:
         """Features ``(count, C, h, w)`` of clean last frames."""
@@ -59,23 +74,30 @@ class ClipFeatures:
         return self._clean_taps(chosen.tolist())
 
     def _clean_taps(self, indices: Sequence[int]) -> Tensor:
-        return torch.stack([self._scenes[index][0].tap[0] for index in indices]).float()
+        return self._stack([self._scenes[index].features.tap[0] for index in indices])
+
+    def _stack(self, tensors: Sequence[Tensor]) -> Tensor:
+        return torch.stack(tuple(tensors)).to(self._device).float()
 
     def _frames(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-        """Last frames, clean and spoilt; then by age 1 .. T the clean one and the spoilt one."""
-        frames = [scene.frame(0, rng, is_spoilt=spoilt > 0) for spoilt in range(1 + _SPOILT_LAST)]
+        """The last frame clean and spoilt; then by age 1 .. T the clean one and the spoilt one."""
+        usual, others = any_kind(rng), [any_kind(rng) for _ in range(_SPOILT_LAST - 1)]
+        frames = [scene.frame(0, rng, spoil) for spoil in (None, usual, *others)]
         for age in range(1, self._length + 1):
-            frames += [scene.frame(age, rng, is_spoilt=spoilt) for spoilt in (False, True)]
+            frames += [scene.frame(age, rng, spoil) for spoil in (None, usual)]
         return np.stack(frames)
 
     def _clip(self, index: int, length: int, rng: np.random.Generator) -> Features:
-        features = self._scenes[index][0]
+        features = self._scenes[index].features
+        is_whole = rng.random() < self._simulation.spoilt_whole
+        share_past = 1.0 if is_whole else self._simulation.spoilt_past
         rows = [
-            1 + _SPOILT_LAST + 2 * (age - 1) + int(rng.random() < self._simulation.spoilt_past)
+            1 + _SPOILT_LAST + 2 * (age - 1) + int(rng.random() < share_past)
             for age in range(length - 1, 0, -1)
         ]
         is_spoilt = rng.random() < self._simulation.spoilt_last
         last = int(rng.integers(1, 1 + _SPOILT_LAST)) if is_spoilt else 0
+        last = 1 if is_whole else last
         return Features(
             features.tap[[*rows, last]],
             tuple(skip[[last] * length] for skip in features.skips),
@@ -83,11 +105,9 @@ class ClipFeatures:
 
 
 @torch.no_grad()
-def _encode(model: LMANet, frames: np.ndarray) -> Features:
-    device = next(model.parameters()).device
-    batch = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float().div_(255)
-    with torch.autocast(device.type, torch.bfloat16):
-        features = model.encode(batch)
+def _encode(model: LMANet, frames: Tensor) -> Features:
+    with torch.autocast(frames.device.type, torch.bfloat16):
+        features = model.encode(frames)
     last = slice(0, 1 + _SPOILT_LAST)
     return Features(
         features.tap.half().contiguous(), tuple(s[last].half().contiguous() for s in features.skips)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from segstream.media.images import Image
 from segstream.media.label_maps import LabelMap
-from segstream.training import degradations
 from segstream.training.augment import Augmentation, Colour
+from segstream.training.degradations import Spoil, any_kind
 from segstream.training.samples import Sample
 
 Field = npt.NDArray[np.float32]
@@ -24,7 +24,8 @@ _DEPTH_KNOTS = 4
 class ClipSimulation:
     """Draws clips of crops. Per frame: drift in pixels, zoom and exposure as shares, roll in °.
 
-    ``spoilt_last`` and ``spoilt_past``: how often the last frame and each one before it is spoilt.
+    ``spoilt_whole``: how often all frames of a clip are spoilt in the same way. ``spoilt_last`` and
+    ``spoilt_past``: in the other clips, how often the last frame and each one before it is spoilt.
     """
 
     crop: Augmentation
@@ -34,7 +35,8 @@ class ClipSimulation:
     parallax: float = 0.35
     exposure: float = 0.02
     shake: float = 0.5
-    spoilt_last: float = 0.5
+    spoilt_whole: float = 0.25
+    spoilt_last: float = 0.35
     spoilt_past: float = 0.3
 
     def scene(self, sample: Sample, rng: np.random.Generator) -> "Scene":
@@ -55,15 +57,16 @@ class ClipSimulation:
     ) -> tuple[Image, Image, LabelMap]:
         """A clip ``(length, h, w, 3)``, its last frame unspoilt ``(h, w, 3)``, its labels."""
         scene = self.scene(sample, rng)
-        frames = [
-            scene.frame(age, rng, is_spoilt=rng.random() < self.share_spoilt(age))
-            for age in range(length - 1, -1, -1)
-        ]
-        return np.stack(frames), scene.frame(0, rng, is_spoilt=False), scene.label()
+        spoils = self.spoils(length, rng)
+        frames = [scene.frame(length - 1 - place, rng, spoil) for place, spoil in enumerate(spoils)]
+        return np.stack(frames), scene.frame(0, rng), scene.label()
 
-    def share_spoilt(self, age: int) -> float:
-        """How often a frame of this age is spoilt; 0 is the last one."""
-        return self.spoilt_past if age else self.spoilt_last
+    def spoils(self, length: int, rng: np.random.Generator) -> list[Spoil | None]:
+        """What spoils each frame of a clip, oldest first."""
+        if rng.random() < self.spoilt_whole:
+            return [any_kind(rng)] * length
+        shares = [self.spoilt_past] * (length - 1) + [self.spoilt_last]
+        return [any_kind(rng) if rng.random() < share else None for share in shares]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +83,14 @@ class Scene:
     exposure: float
     depth: Field = field(repr=False)
 
-    def frame(self, age: int, rng: np.random.Generator, *, is_spoilt: bool) -> Image:
+    def frame(self, age: int, rng: np.random.Generator, spoil: Spoil | None = None) -> Image:
         """The frame ``(h, w, 3)`` that came ``age`` frames before the last one."""
         x, y = self._places(age, rng)
         image = cv2.remap(
             self.sample.image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
         )
         coloured = self.colour.with_exposure(age * self.exposure).on(np.asarray(image), rng)
-        return degradations.any_of(coloured, rng) if is_spoilt else coloured
+        return spoil(coloured, rng) if spoil else coloured
 
     def label(self) -> LabelMap:
         """The labels ``(h, w)`` of the last frame."""

@@ -1,9 +1,13 @@
 """What spoils frames: sensor noise, blur, compression, darkness. Images are RGB uint8 (H, W, 3)."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
 from segstream.media.images import Image
+
+Spoil = Callable[[Image, np.random.Generator], Image]
 
 _QUALITY = int(cv2.IMWRITE_JPEG_QUALITY)
 
@@ -61,24 +65,28 @@ def occlude(image: Image, rng: np.random.Generator) -> Image:
     return spoilt
 
 
-def any_of(image: Image, rng: np.random.Generator) -> Image:
-    """One of them at random, at a random strength, for training."""
+def any_kind(rng: np.random.Generator) -> Spoil:
+    """One kind at random, at a random strength, for training.
+
+    Frames that it spoils have noise, directions and patches of their own.
+    """
     kind = rng.choice(7, p=[0.25, 0.2, 0.2, 0.1, 0.1, 0.08, 0.07])
     if kind == 0:
-        return noise(image, rng.uniform(8, 60), rng)
+        sigma = rng.uniform(8, 60)
+        return lambda image, rng: noise(image, sigma, rng)
     if kind == 1:
         length = 2 * int(rng.integers(4, 11)) + 1
-        return motion_blur(image, length, rng.uniform(0, 180))
+        return lambda image, rng: motion_blur(image, length, rng.uniform(0, 180))
     if kind == 2:
-        blurred = blur(image, 2 * int(rng.integers(2, 8)) + 1)
-        return noise(blurred, rng.uniform(15, 70), rng)
+        side, sigma = 2 * int(rng.integers(2, 8)) + 1, rng.uniform(15, 70)
+        return lambda image, rng: noise(blur(image, side), sigma, rng)
     if kind == 3:
-        return jpeg(image, int(rng.integers(5, 26)))
+        quality = int(rng.integers(5, 26))
+        return lambda image, rng: jpeg(image, quality)
     if kind == 4:
-        return darken(image, rng.uniform(1.5, 3.2), rng.uniform(2, 8), rng)
-    if kind == 5:
-        return blank(image)
-    return occlude(image, rng)
+        gamma, sigma = rng.uniform(1.5, 3.2), rng.uniform(2, 8)
+        return lambda image, rng: darken(image, gamma, sigma, rng)
+    return (lambda image, rng: blank(image)) if kind == 5 else occlude
 
 
 def _clipped(image: np.ndarray) -> Image:

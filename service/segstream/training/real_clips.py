@@ -8,7 +8,6 @@ import numpy as np
 from segstream.errors import InvalidInputError, NotFoundError
 from segstream.media.images import Image
 from segstream.media.label_maps import LabelMap
-from segstream.training import degradations
 from segstream.training.clip_simulation import ClipSimulation
 from segstream.training.samples import Sample, read_image
 
@@ -33,13 +32,12 @@ def real_clip(
     images = [*(_neighbour(sample, path) for path in past), sample.image]
     size = (simulation.crop.width, simulation.crop.height)
     frames = []
-    for age, image in zip(range(length - 1, -1, -1), images, strict=True):
+    for image, spoil in zip(images, simulation.spoils(length, rng), strict=True):
         crop = cv2.warpAffine(
             image, view[:2], size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
         )
         frame = colour.on(np.asarray(crop, np.uint8), rng)
-        is_spoilt = rng.random() < simulation.share_spoilt(age)
-        frames.append(degradations.any_of(frame, rng) if is_spoilt else frame)
+        frames.append(spoil(frame, rng) if spoil else frame)
     return np.stack(frames), frame, simulation.crop.label(sample, view)
 
 

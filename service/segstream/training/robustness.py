@@ -6,7 +6,7 @@ The same row spoils the same frame in the same way, whatever was evaluated befor
 """
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,7 @@ import numpy as np
 from segstream.errors import InvalidInputError
 from segstream.media.images import Image
 from segstream.training import degradations
-
-Spoil = Callable[[Image, np.random.Generator], Image]
+from segstream.training.degradations import Spoil
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,27 +13,17 @@ from segstream.label_sets import IGNORE_INDEX
 from segstream.models import Features, LMANet
 from segstream.models.memory import ResidualFusion
 from segstream.training.augment import Augmentation
+from segstream.training.batch import Batch, to_frames, to_labels
 from segstream.training.clip_features import ClipFeatures
 from segstream.training.clip_simulation import ClipSimulation
 from segstream.training.config import Clips, Precision, Stage, TrainingConfig
 from segstream.training.memory_start import start_as_identity
 from segstream.training.real_clips import real_clip
 from segstream.training.samples import Sample
+from segstream.training.teacher import Teacher, divergence
 
 _START_FRAMES = 24
 _SHARE_OF_SHORT_CLIPS = 0.25
-
-
-class Batch(NamedTuple):
-    """Frames ``(B, 3, H, W)``, or clips ``(B, L, 3, H, W)`` or their features.
-
-    ``clean``: of clips, the last frames unspoilt ``(B, 3, H, W)``, or their features. ``labels``:
-    ``(B, H, W)``.
-    """
-
-    frames: Features | Tensor
-    labels: Tensor
-    clean: Tensor | None = None
 
 
 class StageOfTraining(Protocol):
@@ -63,15 +53,16 @@ def make_stage(
     device: torch.device,
     teacher: LMANet | None = None,
 ) -> StageOfTraining:
-    """The stage that ``config`` names; only the single stage listens to a teacher.
+    """The stage that ``config`` names, which listens to a teacher if there is one.
 
     The single stage leaves a model whose memory is still to be trained: it knew other features.
     """
     model.config = replace(model.config, has_memory=config.stage is Stage.MEMORY)
     criterion = Criterion(samples, model.config.num_channels, config.class_weight_offset).to(device)
-    if config.stage is Stage.MEMORY:
-        return MemoryStage(model, samples, config, criterion, device)
-    return SingleFrameStage(model, samples, config, criterion, device, teacher)
+    make = MemoryStage if config.stage is Stage.MEMORY else SingleFrameStage
+    is_reduced = config.precision is Precision.BFLOAT16
+    listens_to = None if teacher is None else Teacher(teacher, device, is_reduced=is_reduced)
+    return make(model, samples, config, criterion, device, listens_to)
 
 
 class Criterion(nn.Module):
@@ -96,6 +87,14 @@ class _Base:
     config: TrainingConfig
     criterion: Criterion
     device: torch.device
+    teacher: Teacher | None
+
+    def learnt(self, logits: Tensor, batch: Batch) -> Tensor:
+        """How far the logits are from the labels and from what the teacher sees."""
+        loss: Tensor = self.criterion(logits, batch.labels)
+        if batch.taught is None:
+            return loss
+        return loss + self.config.teacher_weight * divergence(logits, batch.taught)
 
     def reduced(self) -> torch.autocast:
         """The precision of the convolutions."""
@@ -106,12 +105,6 @@ class _Base:
 @dataclass(eq=False)
 class SingleFrameStage(_Base):
     """Encoder and decoder, on crops of stills, from their labels and from what a teacher sees."""
-
-    teacher: LMANet | None = None
-
-    def __post_init__(self) -> None:
-        if self.teacher is not None:
-            self.teacher.to(self.device).eval()
 
     @property
     def trained(self) -> list[nn.Module]:
@@ -128,18 +121,15 @@ class SingleFrameStage(_Base):
         crops, labels = zip(
             *(augmentation.still(self.samples[i], rng) for i in indices), strict=True
         )
-        return Batch(to_frames(np.stack(crops), self.device), _to_labels(labels, self.device))
+        frames = to_frames(np.stack(crops), self.device)
+        taught = self.teacher.view(frames) if self.teacher else None
+        return Batch(frames, to_labels(labels, self.device), taught=taught)
 
     def loss(self, batch: Batch) -> Tensor:
         assert isinstance(batch.frames, Tensor)
         with self.reduced():
             logits = self.model.segment_single(batch.frames)
-        loss: Tensor = self.criterion(logits, batch.labels)
-        if self.teacher is not None:
-            with torch.no_grad(), self.reduced():
-                taught = self.teacher.segment_single(batch.frames)
-            loss = loss + self.config.teacher_weight * _divergence(logits, taught)
-        return loss
+        return self.learnt(logits, batch)
 
 
 @dataclass(eq=False)
@@ -150,6 +140,7 @@ class MemoryStage(_Base):
         config = self.config
         self.simulation = ClipSimulation(
             Augmentation(*config.crop, *(config.scales or (0.85, 1.5))),
+            spoilt_whole=config.spoilt_whole,
             spoilt_last=config.spoilt_last,
             spoilt_past=config.spoilt_past,
         )
@@ -163,7 +154,9 @@ class MemoryStage(_Base):
     def prepare(self, on_sample: Callable[[], None]) -> None:
         if self.config.clips is Clips.CACHED:
             rng = np.random.default_rng((self.config.seed, 1))
-            self._features = ClipFeatures(self.model, self.samples, self.simulation, rng, on_sample)
+            self._features = ClipFeatures(
+                self.model, self.samples, self.simulation, rng, self.teacher, on_sample
+            )
 
     def start(self) -> None:
         """A residual fusion begins as the identity; another one with the scale of the features."""
@@ -183,29 +176,28 @@ class MemoryStage(_Base):
         if length > 2 and rng.random() < _SHARE_OF_SHORT_CLIPS:
             length = int(rng.integers(2, length))
         if self._features is not None:
-            features, clean, labels = self._features.batch(indices, length, rng)
-            features = features.map(lambda tensor: tensor.to(self.device))
-            return Batch(features, labels.to(self.device), clean.to(self.device))
+            return self._features.batch(indices, length, rng)
         clips, last, label_maps = zip(
             *(self._clip(self.samples[i], length, rng) for i in indices), strict=True
         )
         frames = to_frames(np.concatenate(clips), self.device).unflatten(0, (len(clips), length))
         clean = to_frames(np.stack(last), self.device)
-        return Batch(frames, _to_labels(label_maps, self.device), clean)
+        taught = self.teacher.close_view(clean) if self.teacher else None
+        return Batch(frames, to_labels(label_maps, self.device), clean, taught)
 
     def loss(self, batch: Batch) -> Tensor:
-        """The labels decide; the features must also come near to those of the unspoilt frame."""
+        """Labels and teacher decide; features must also come near to the unspoilt frame's."""
         clips, clean = batch.frames, batch.clean
         features = clips if isinstance(clips, Features) else self._encode(clips)
         fused = self.model.fuse_window(features)
         last = features.map(lambda tensor: tensor[:, -1])
         with self.reduced():
             logits = self.model.decode(Features(fused, last.skips))
-        loss: Tensor = self.criterion(logits, batch.labels)
+        loss = self.learnt(logits, batch)
         if self.config.train_decoder:
             with self.reduced():
                 single = self.model.decode(last)
-            loss = (loss + self.criterion(single, batch.labels)) / 2
+            loss = (loss + self.learnt(single, batch)) / 2
         if self.config.matching_weight and clean is not None:
             wanted = (
                 clean if isinstance(clips, Features) else self._encode(clean[:, None]).tap[:, 0]
@@ -235,29 +227,11 @@ class MemoryStage(_Base):
             return self.model.encode(to_frames(np.stack(crops), self.device)).tap
 
 
-def _divergence(logits: Tensor, taught: Tensor) -> Tensor:
-    """Kullback-Leibler divergence from the teacher's classes, by pixel (Hinton et al. 2015).
-
-    Both ``(B, C, H, W)``.
-    """
-    logits, taught = (x.float().log_softmax(dim=1) for x in (logits, taught))
-    return nn.functional.kl_div(logits, taught, reduction="none", log_target=True).sum(dim=1).mean()
-
-
 def _mismatch(found: Tensor, wanted: Tensor) -> Tensor:
     """Mean squared difference of features ``(B, C, h, w)``, in variances of their channels."""
     variances = wanted.var(dim=(0, 2, 3), keepdim=True)
     floor = 0.01 * variances.mean()  # of channels that hardly ever speak
     return ((found - wanted).square() / variances.clamp(min=floor)).mean()
-
-
-def to_frames(images: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 ``(B, H, W, 3)`` to floats ``(B, 3, H, W)`` in 0..1, channels last in memory."""
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float().div_(255)
-
-
-def _to_labels(labels: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.stack(labels)).to(device)
 
 
 def _class_weights(samples: Sequence[Sample], num_channels: int, offset: float) -> Tensor:

@@ -18,13 +18,14 @@ from segstream.errors import InvalidInputError
 from segstream.models.checkpoint import save
 from segstream.models.lmanet import LMANet, LMANetConfig, channels_last
 from segstream.models.memory import ResidualFusion
+from segstream.training.batch import Batch
 from segstream.training.config import Schedule, Stage, TrainingConfig
 from segstream.training.distributed import Group
 from segstream.training.evaluation import mean_iou
 from segstream.training.run_folder import EpochReport, RunFolder
 from segstream.training.samples import Sample
 from segstream.training.side_by_side import Way
-from segstream.training.stages import Batch, StageOfTraining, make_stage
+from segstream.training.stages import StageOfTraining, make_stage
 
 _EMA_DECAY = 0.995
 _PLATEAU_FACTOR, _PLATEAU_PATIENCE = 0.8, 5

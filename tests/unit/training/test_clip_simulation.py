@@ -11,7 +11,7 @@ from segstream.training.clip_simulation import ClipSimulation
 from segstream.training.samples import Sample
 from tests.unit.training.conftest import CAR
 
-CLEAN = ClipSimulation(Augmentation(40, 48), spoilt_last=0.0, spoilt_past=0.0)
+CLEAN = ClipSimulation(Augmentation(40, 48), spoilt_whole=0.0, spoilt_last=0.0, spoilt_past=0.0)
 
 
 @pytest.fixture
@@ -36,9 +36,7 @@ def test_a_clip_moves_and_ends_in_the_labelled_frame(sample: Sample) -> None:
 def test_a_camera_that_stands_still_sees_the_same(sample: Sample) -> None:
     still = replace(CLEAN, max_drift=0.0, zoom=0.0, roll=0.0, exposure=0.0, shake=0.0)
     scene = still.scene(sample, np.random.default_rng(0))
-    now, before = (
-        scene.frame(age, np.random.default_rng(1), is_spoilt=False).astype(int) for age in (0, 3)
-    )
+    now, before = (scene.frame(age, np.random.default_rng(1)).astype(int) for age in (0, 3))
     assert np.abs(now - before).mean() < 6, "but for the sensor's noise"
 
 
@@ -63,14 +61,22 @@ def test_frames_are_spoilt_where_asked(sample: Sample, last: float, past: float)
     assert changes[-1] > 50 or not last
 
 
+def test_a_clip_is_spoilt_as_a_whole_in_one_way(sample: Sample) -> None:
+    whole = replace(CLEAN, spoilt_whole=1.0)
+    spoils = [whole.spoils(3, np.random.default_rng(seed)) for seed in range(10)]
+    assert all(spoil is alike[0] is not None for alike in spoils for spoil in alike)
+    assert not any(any(CLEAN.spoils(3, np.random.default_rng(seed))) for seed in range(10))
+
+
 def test_every_degradation_keeps_the_form(sample: Sample) -> None:
-    seen = {
-        degradations.any_of(sample.image, np.random.default_rng(seed)).tobytes()
-        for seed in range(30)
-    }
+    seen = set()
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        spoil = degradations.any_kind(rng)
+        spoilt = spoil(sample.image, rng)
+        assert (spoilt.shape, spoilt.dtype) == (sample.image.shape, sample.image.dtype)
+        seen.add(spoilt.tobytes())
     assert len(seen) > 20
-    spoilt = degradations.any_of(sample.image, np.random.default_rng(0))
-    assert (spoilt.shape, spoilt.dtype) == (sample.image.shape, sample.image.dtype)
 
 
 def test_motion_blur_smears_along_its_direction_only() -> None:
