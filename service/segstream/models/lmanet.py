@@ -163,13 +163,17 @@ class LMANet(nn.Module):
             return logits
         return nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
 
-    def read(self, tap: Tensor, pages: Pages, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Query value and memory read-out, each ``(B, h, w, Dv)``; ``slots`` as in ``forward``."""
+    def fuse(
+        self, tap: Tensor, pages: Pages, slots: Tensor, lap: Callable[[str], None] = _no_lap
+    ) -> Tensor:
+        """``tap`` joined with what it reads from memory; ``slots``, ``lap`` as in ``forward``."""
         query_key, query_value = self.query_head(tap)
         readout = local_memory_attention(
             query_key, pages.keys, pages.values, slots, self.config.window_size, sink=self.sink
         )
-        return query_value, readout
+        lap("memory_read")
+        fused: Tensor = self.fusion(query_value, readout, tap)
+        return fused
 
     def forward(
         self,
@@ -196,16 +200,13 @@ class LMANet(nn.Module):
         key, value = self.memory_head(tap)
         lap("encode")
 
-        has_memory = (read_slots >= 0).any(dim=1)
-        warm = has_memory.nonzero().squeeze(1)
+        warm = (read_slots >= 0).any(dim=1).nonzero().squeeze(1)
         if len(warm):
-            query_value, readout = self.read(tap[warm], pages, read_slots[warm])
-        lap("memory_read")
-
-        write_pages(pages, write_slots, key, value)
-        if len(warm):
-            fused = self.fusion(query_value, readout, tap[warm])
+            fused = self.fuse(tap[warm], pages, read_slots[warm], lap)
             tap = fused if len(warm) == len(tap) else tap.index_copy(0, warm, fused)
+        else:
+            lap("memory_read")
+        write_pages(pages, write_slots, key, value)
         logits = self.decode(Features(tap, features.skips))[..., :height, :width]
         lap("fuse_decode")
         return logits
@@ -232,9 +233,7 @@ class LMANet(nn.Module):
         key, value = self.memory_head(tap)
         lap("encode")
         if memory is not None:
-            query_value, readout = self.read(tap, *memory)
-            lap("memory_read")
-            tap = self.fusion(query_value, readout, tap)
+            tap = self.fuse(tap, *memory, lap)
         return self.decode(Features(tap, features.skips))[..., :height, :width], key, value
 
     def memorise(self, frames: Tensor, pages: Pages, write_slots: Tensor) -> None:
@@ -268,9 +267,7 @@ class LMANet(nn.Module):
         keys, values = self.memory_head(tap[:, :-1].flatten(0, 1))
         slots = torch.arange(len(keys), dtype=torch.int32, device=keys.device)
         pages = Pages(keys, as_stored(values))
-        query_value, readout = self.read(tap[:, -1], pages, slots.view(len(tap), -1))
-        fused: Tensor = self.fusion(query_value, readout, tap[:, -1])
-        return fused
+        return self.fuse(tap[:, -1], pages, slots.view(len(tap), -1))
 
     def segment_single(self, frames: Tensor) -> Tensor:
         """Logits ``(B, num_channels, H, W)`` of the single-frame network, without memory."""

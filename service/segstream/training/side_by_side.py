@@ -112,7 +112,7 @@ class SideBySide:
                 continue
             with self._clock(way):
                 row = torch.tensor([slots], dtype=torch.int32, device=tap.device)
-                fused = model.fusion(*model.read(tap, pages, row), tap)
+                fused = model.fuse(tap, pages, row)
                 answers[way] = self._crop(model.decode(Features(fused, features.skips)), size)
         self._slots.append(free)
         return answers

@@ -59,7 +59,7 @@ def test_the_control_remembers_the_present_frame_alone(
     keys, values = model.memory_head(features.tap)
     pages = Pages(torch.cat([keys] * 2), torch.cat([values] * 2))
     slots = torch.tensor([[0, 1]], dtype=torch.int32)
-    fused = model.fusion(*model.read(features.tap, pages, slots), features.tap)
+    fused = model.fuse(features.tap, pages, slots)
     wanted = label_map(model.decode(features._replace(tap=fused))[..., :72, :96])
     assert (answer == wanted).mean() > 0.999
 
