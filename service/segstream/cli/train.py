@@ -42,8 +42,8 @@ def train(
     teacher: Annotated[
         str,
         typer.Option(
-            help="Checkpoint of a network with the same classes, whose view of each crop is learnt "
-            "besides the labels (distillation). Memory stage: of the unspoilt last frame."
+            help="Single stage: checkpoint of a network with the same classes, whose view of each "
+            "crop is learnt besides the labels (distillation)."
         ),
     ] = "",
     teacher_weight: Annotated[
@@ -189,7 +189,7 @@ def train(
             config, window_size, fusion = as_published(config), 21, "sigmoid-do1"
         label_set = label_set_of(dataset)
         model = _model(config, init, label_set, memory_length, window_size, fusion, network)
-        teaching = _teacher(teacher, model, network)
+        teaching = _teacher(config, teacher, model, network)
         samples, val = (load_samples(dataset, root, s, label_set) for s in ("train", "val"))
         group = Group()
         trainer = Trainer(model, samples, val, config, out, group, teaching)
@@ -250,12 +250,16 @@ def _model(
     return LMANet(LMANetConfig(label_set, num_channels, memory_length, window_size))
 
 
-def _teacher(path: str, model: "LMANet", network: list[str] | None) -> "LMANet | None":
+def _teacher(
+    config: TrainingConfig, path: str, model: "LMANet", network: list[str] | None
+) -> "LMANet | None":
     from segstream.models import load
     from segstream.training.samples import check_label_set
 
     if not path:
         return None
+    if config.stage is Stage.MEMORY:
+        raise InvalidInputError("teacher is for the single stage")
     teacher = load(path, networks=networks_of(network))
     check_label_set(teacher.config.label_set, model.config.label_set)
     if teacher.config.num_channels != model.config.num_channels:

@@ -13,7 +13,7 @@ class Batch(NamedTuple):
     """Frames ``(B, 3, H, W)``, or clips ``(B, L, 3, H, W)`` or their features.
 
     ``labels``: ``(B, H, W)``. ``clean``: of clips, the last frames unspoilt ``(B, 3, H, W)``, or
-    their features. ``taught``: what a teacher sees there, log-probabilities ``(B, C, H, W)``.
+    their features. ``taught``: what a teacher sees in frames, log-probabilities ``(B, C, H, W)``.
     """
 
     frames: Features | Tensor

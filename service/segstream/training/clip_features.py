@@ -17,7 +17,6 @@ from segstream.training.batch import Batch, to_frames
 from segstream.training.clip_simulation import ClipSimulation, Scene
 from segstream.training.degradations import any_kind
 from segstream.training.samples import Sample
-from segstream.training.teacher import Teacher
 
 _SPOILT_LAST = 2
 
@@ -25,7 +24,6 @@ _SPOILT_LAST = 2
 class _CachedScene(NamedTuple):
     features: Features
     labels: Tensor
-    taught: Tensor | None
 
 
 class ClipFeatures:
@@ -37,7 +35,6 @@ class ClipFeatures:
         samples: Sequence[Sample],
         simulation: ClipSimulation,
         rng: np.random.Generator,
-        teacher: Teacher | None = None,
         on_scene: Callable[[], None] = lambda: None,
     ) -> None:
         self._length = model.config.memory_length
@@ -48,8 +45,7 @@ class ClipFeatures:
             scene = simulation.scene(sample, rng)
             frames = to_frames(self._frames(scene, rng), self._device)
             features = _encode(model, frames)
-            taught = teacher.close_view(frames[:1])[0].half() if teacher else None
-            self._scenes.append(_CachedScene(features, torch.from_numpy(scene.label()), taught))
+            self._scenes.append(_CachedScene(features, torch.from_numpy(scene.label())))
             on_scene()
 
     def __len__(self) -> int:
@@ -63,10 +59,7 @@ class ClipFeatures:
             self._stack([clip.tap for clip in clips]), tuple(self._stack(skip) for skip in skips)
         )
         labels = torch.stack([self._scenes[index].labels for index in indices]).to(self._device)
-        taught = [scene.taught for i in indices if (scene := self._scenes[i]).taught is not None]
-        return Batch(
-            features, labels, self._clean_taps(indices), self._stack(taught) if taught else None
-        )
+        return Batch(features, labels, self._clean_taps(indices))
 
     def sample_taps(self, count: int, rng: np.random.Generator) -> Tensor:
         """Features ``(count, C, h, w)`` of clean last frames."""

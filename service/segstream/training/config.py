@@ -44,10 +44,11 @@ class TrainingConfig:
     """Everything that decides the result besides model and data.
 
     ``class_weight_offset`` c weighs a class 1 / ln(c + its share of pixels), as ENet does; 0 weighs
-    all alike. ``teacher_weight`` draws the classes to those that a teacher sees, if there is one.
-    ``dropout`` is a share of the network's own. ``matching_weight`` draws the memory's features to
-    those of the unspoilt last frame. ``spoilt_whole`` says how often all frames of a clip are
-    spoilt in the same way, ``spoilt_last`` and ``spoilt_past`` how often single ones are.
+    all alike. ``teacher_weight`` draws the single stage's classes to those that a teacher sees, if
+    there is one. ``dropout`` is a share of the network's own. ``matching_weight`` draws the
+    memory's features to those of the unspoilt last frame. ``spoilt_whole`` says how often all
+    frames of a clip are spoilt in one way, ``spoilt_last`` and ``spoilt_past`` how often single
+    ones are.
     Crops are of views of the frame at ``scales`` from least to most, by default 0.6 to 1.8, in the
     memory stage 0.85 to 1.5.
     ``freeze_batch_norm`` keeps the running statistics of what is trained; what is not trained

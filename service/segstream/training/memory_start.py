@@ -5,7 +5,7 @@ components. The fusion's two branches begin as opposites, so that it adds to the
 
     out = relu(features + gate * U (readout - value))
 
-U leads back from the principal components to the features, and the gate begins small. Where the
+U leads back from the principal components to the features, and the gates begin half open. Where the
 memory holds what is seen, read-out and value agree and nothing is added.
 """
 
@@ -21,7 +21,7 @@ from segstream.models.erfnet import ERFNetEncoder
 from segstream.models.lmanet import channels_last
 from segstream.models.memory import KeyValueHead, ResidualFusion
 
-_FIRST_GATE = 0.25
+_FIRST_GATE = 0.5
 _OFFSET = 3.0
 """Deviations by which values are lifted, so that the ReLU before the branches cuts little off."""
 

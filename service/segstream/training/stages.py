@@ -53,16 +53,17 @@ def make_stage(
     device: torch.device,
     teacher: LMANet | None = None,
 ) -> StageOfTraining:
-    """The stage that ``config`` names, which listens to a teacher if there is one.
+    """The stage that ``config`` names; only the single stage listens to a teacher.
 
     The single stage leaves a model whose memory is still to be trained: it knew other features.
     """
     model.config = replace(model.config, has_memory=config.stage is Stage.MEMORY)
     criterion = Criterion(samples, model.config.num_channels, config.class_weight_offset).to(device)
-    make = MemoryStage if config.stage is Stage.MEMORY else SingleFrameStage
+    if config.stage is Stage.MEMORY:
+        return MemoryStage(model, samples, config, criterion, device)
     is_reduced = config.precision is Precision.BFLOAT16
-    listens_to = None if teacher is None else Teacher(teacher, device, is_reduced=is_reduced)
-    return make(model, samples, config, criterion, device, listens_to)
+    heeded = None if teacher is None else Teacher(teacher, device, is_reduced=is_reduced)
+    return SingleFrameStage(model, samples, config, criterion, device, heeded)
 
 
 class Criterion(nn.Module):
@@ -87,14 +88,6 @@ class _Base:
     config: TrainingConfig
     criterion: Criterion
     device: torch.device
-    teacher: Teacher | None
-
-    def learnt(self, logits: Tensor, batch: Batch) -> Tensor:
-        """How far the logits are from the labels and from what the teacher sees."""
-        loss: Tensor = self.criterion(logits, batch.labels)
-        if batch.taught is None:
-            return loss
-        return loss + self.config.teacher_weight * divergence(logits, batch.taught)
 
     def reduced(self) -> torch.autocast:
         """The precision of the convolutions."""
@@ -105,6 +98,8 @@ class _Base:
 @dataclass(eq=False)
 class SingleFrameStage(_Base):
     """Encoder and decoder, on crops of stills, from their labels and from what a teacher sees."""
+
+    teacher: Teacher | None
 
     @property
     def trained(self) -> list[nn.Module]:
@@ -129,7 +124,10 @@ class SingleFrameStage(_Base):
         assert isinstance(batch.frames, Tensor)
         with self.reduced():
             logits = self.model.segment_single(batch.frames)
-        return self.learnt(logits, batch)
+        loss: Tensor = self.criterion(logits, batch.labels)
+        if batch.taught is not None:
+            loss = loss + self.config.teacher_weight * divergence(logits, batch.taught)
+        return loss
 
 
 @dataclass(eq=False)
@@ -154,9 +152,7 @@ class MemoryStage(_Base):
     def prepare(self, on_sample: Callable[[], None]) -> None:
         if self.config.clips is Clips.CACHED:
             rng = np.random.default_rng((self.config.seed, 1))
-            self._features = ClipFeatures(
-                self.model, self.samples, self.simulation, rng, self.teacher, on_sample
-            )
+            self._features = ClipFeatures(self.model, self.samples, self.simulation, rng, on_sample)
 
     def start(self) -> None:
         """A residual fusion begins as the identity; another one with the scale of the features."""
@@ -182,22 +178,21 @@ class MemoryStage(_Base):
         )
         frames = to_frames(np.concatenate(clips), self.device).unflatten(0, (len(clips), length))
         clean = to_frames(np.stack(last), self.device)
-        taught = self.teacher.close_view(clean) if self.teacher else None
-        return Batch(frames, to_labels(label_maps, self.device), clean, taught)
+        return Batch(frames, to_labels(label_maps, self.device), clean)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Labels and teacher decide; features must also come near to the unspoilt frame's."""
+        """The labels decide; the features must also come near to those of the unspoilt frame."""
         clips, clean = batch.frames, batch.clean
         features = clips if isinstance(clips, Features) else self._encode(clips)
         fused = self.model.fuse_window(features)
         last = features.map(lambda tensor: tensor[:, -1])
         with self.reduced():
             logits = self.model.decode(Features(fused, last.skips))
-        loss = self.learnt(logits, batch)
+        loss: Tensor = self.criterion(logits, batch.labels)
         if self.config.train_decoder:
             with self.reduced():
                 single = self.model.decode(last)
-            loss = (loss + self.learnt(single, batch)) / 2
+            loss = (loss + self.criterion(single, batch.labels)) / 2
         if self.config.matching_weight and clean is not None:
             wanted = (
                 clean if isinstance(clips, Features) else self._encode(clean[:, None]).tap[:, 0]

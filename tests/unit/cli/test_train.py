@@ -50,6 +50,10 @@ def test_json_is_all_there_is_on_stdout(camvid: Path, out: Path) -> None:
         (("--stage", "memory"), "the memory stage needs --init with a trained"),
         (("--init", "nowhere.pth"), "no checkpoint 'nowhere.pth'"),
         (("--teacher", "nowhere.pth"), "no checkpoint 'nowhere.pth'"),
+        (
+            ("--teacher", SHIPPED, "--stage", "memory", "--init", SHIPPED),
+            "teacher is for the single stage",
+        ),
         (("--root", "nowhere"), "CamVid split 'train': no folder nowhere/train"),
     ],
 )
