@@ -114,8 +114,8 @@ async def run(crowded: LocalServer, alone: LocalServer, counts: Sequence[int]) -
         session_bytes = min(await idle.memory_bytes())
     first, last = results[0], results[-1]
     for result in results:
-        banks = int(result["idle_sessions"]) * session_bytes
-        result["planned_mib"] = memory_bytes(round(_MIB * first["resident_mib"]), banks) / _MIB
+        base, count = round(_MIB * first["resident_mib"]), int(result["idle_sessions"])
+        result["planned_mib"] = memory_bytes(base, session_bytes, count) / _MIB
     return {
         "size": f"{IDLE.height}x{IDLE.width}",
         "results": results,

@@ -14,6 +14,8 @@ MAX_REPLICAS = 4096
 _NUM_DRAWS = 400
 _CONFIDENCE = 0.95
 _MEMORY_HEADROOM = 1.25
+_SESSION_BYTES = 176 * 2**10
+"""Of a session besides its memory bank: connection, buffers, tasks; benchmarks/idle_sessions.py."""
 _MAX_UTILISATION = 0.9
 _SECONDS = 10.0
 
@@ -96,7 +98,7 @@ def make_plan(
         predicted_p95_ms=outcome.percentile_ms(95),
         engine_utilisation=outcome.mean_engine_utilisation,
         cores_per_replica=cores_per_replica,
-        memory_bytes_per_replica=memory_bytes(profile.base_bytes, banks),
+        memory_bytes_per_replica=memory_bytes(profile.base_bytes, profile.session_bytes, fullest),
         memory_bank_bytes_per_replica=banks,
         redis_bytes=objective.num_sessions * (log_bytes + profile.session_bytes),
         redis_bytes_per_second=frames_per_second * profile.frame_bytes,
@@ -105,9 +107,9 @@ def make_plan(
     )
 
 
-def memory_bytes(base_bytes: int, bank_bytes: int) -> int:
-    """What a replica is to have: itself, its memory banks, and a quarter more."""
-    return round(_MEMORY_HEADROOM * (base_bytes + bank_bytes))
+def memory_bytes(base_bytes: int, bank_bytes: int, num_sessions: int) -> int:
+    """What a replica is to have: itself, so many sessions with their memory banks, a quarter more."""
+    return round(_MEMORY_HEADROOM * (base_bytes + num_sessions * (bank_bytes + _SESSION_BYTES)))
 
 
 def sessions_per_replica(
