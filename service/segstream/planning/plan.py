@@ -108,7 +108,7 @@ def make_plan(
 
 
 def memory_bytes(base_bytes: int, bank_bytes: int, num_sessions: int) -> int:
-    """What a replica is to have: itself, so many sessions with their memory banks, a quarter more."""
+    """What a replica is to have: itself, so many sessions with their banks, and a quarter more."""
     return round(_MEMORY_HEADROOM * (base_bytes + num_sessions * (bank_bytes + _SESSION_BYTES)))
 
 
