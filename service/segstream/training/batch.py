@@ -13,13 +13,12 @@ class Batch(NamedTuple):
     """Frames ``(B, 3, H, W)``, or clips ``(B, L, 3, H, W)`` or their features.
 
     ``labels``: ``(B, H, W)``. ``clean``: of clips, the last frames unspoilt ``(B, 3, H, W)``, or
-    their features. ``taught``: what a teacher sees in frames, log-probabilities ``(B, C, H, W)``.
+    their features.
     """
 
     frames: Features | Tensor
     labels: Tensor
     clean: Tensor | None = None
-    taught: Tensor | None = None
 
 
 def to_frames(images: np.ndarray, device: torch.device) -> Tensor:

@@ -90,7 +90,8 @@ class ClipFeatures:
         ]
         is_spoilt = rng.random() < self._simulation.spoilt_last
         last = int(rng.integers(1, 1 + _SPOILT_LAST)) if is_spoilt else 0
-        last = 1 if is_whole else last
+        if is_whole:
+            last = 1  # spoilt as those before it are
         return Features(
             features.tap[[*rows, last]],
             tuple(skip[[last] * length] for skip in features.skips),

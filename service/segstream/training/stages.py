@@ -20,7 +20,6 @@ from segstream.training.config import Clips, Precision, Stage, TrainingConfig
 from segstream.training.memory_start import start_as_identity
 from segstream.training.real_clips import real_clip
 from segstream.training.samples import Sample
-from segstream.training.teacher import Teacher, divergence
 
 _START_FRAMES = 24
 _SHARE_OF_SHORT_CLIPS = 0.25
@@ -61,9 +60,7 @@ def make_stage(
     criterion = Criterion(samples, model.config.num_channels, config.class_weight_offset).to(device)
     if config.stage is Stage.MEMORY:
         return MemoryStage(model, samples, config, criterion, device)
-    is_reduced = config.precision is Precision.BFLOAT16
-    heeded = None if teacher is None else Teacher(teacher, device, is_reduced=is_reduced)
-    return SingleFrameStage(model, samples, config, criterion, device, heeded)
+    return SingleFrameStage(model, samples, config, criterion, device, teacher)
 
 
 class Criterion(nn.Module):
@@ -99,7 +96,11 @@ class _Base:
 class SingleFrameStage(_Base):
     """Encoder and decoder, on crops of stills, from their labels and from what a teacher sees."""
 
-    teacher: Teacher | None
+    teacher: LMANet | None
+
+    def __post_init__(self) -> None:
+        if self.teacher is not None:
+            self.teacher.to(self.device).eval()
 
     @property
     def trained(self) -> list[nn.Module]:
@@ -116,17 +117,19 @@ class SingleFrameStage(_Base):
         crops, labels = zip(
             *(augmentation.still(self.samples[i], rng) for i in indices), strict=True
         )
-        frames = to_frames(np.stack(crops), self.device)
-        taught = self.teacher.view(frames) if self.teacher else None
-        return Batch(frames, to_labels(labels, self.device), taught=taught)
+        return Batch(to_frames(np.stack(crops), self.device), to_labels(labels, self.device))
 
     def loss(self, batch: Batch) -> Tensor:
         assert isinstance(batch.frames, Tensor)
         with self.reduced():
             logits = self.model.segment_single(batch.frames)
         loss: Tensor = self.criterion(logits, batch.labels)
-        if batch.taught is not None:
-            loss = loss + self.config.teacher_weight * divergence(logits, batch.taught)
+        if self.teacher is not None:
+            with torch.no_grad(), self.reduced():
+                taught = self.teacher.segment_single(batch.frames)
+            height, width = batch.labels.shape[1:]
+            seen = (each[..., :height, :width] for each in (logits, taught))
+            loss = loss + self.config.teacher_weight * _divergence(*seen)
         return loss
 
 
@@ -220,6 +223,15 @@ class MemoryStage(_Base):
         crops = [self.simulation.crop.still(self.samples[i], rng)[0] for i in chosen]
         with torch.no_grad():
             return self.model.encode(to_frames(np.stack(crops), self.device)).tap
+
+
+def _divergence(logits: Tensor, taught: Tensor) -> Tensor:
+    """Kullback-Leibler divergence from the teacher's classes, by pixel (Hinton et al. 2015).
+
+    Both ``(B, C, H, W)``.
+    """
+    logits, taught = (x.float().log_softmax(dim=1) for x in (logits, taught))
+    return nn.functional.kl_div(logits, taught, reduction="none", log_target=True).sum(dim=1).mean()
 
 
 def _mismatch(found: Tensor, wanted: Tensor) -> Tensor:
