@@ -61,6 +61,11 @@ class GatedFusion(nn.Module):
         """
         return torch.relu(self.bn(self.gated_sum(query_value, readout)))
 
+    @property
+    def convolutions(self) -> list[nn.Conv2d]:
+        """Those of both branches and of their gates."""
+        return [self.query_conv, self.memory_conv, self.query_gate, self.memory_gate]
+
     def gated_sum(self, query_value: Tensor, readout: Tensor) -> Tensor:
         """Both branches, each under its gate."""
         query = query_value.permute(0, 3, 1, 2)

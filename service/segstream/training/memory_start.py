@@ -6,7 +6,9 @@ components. The fusion's two branches begin as opposites, so that it adds to the
     out = relu(features + gate * U (readout - value))
 
 U leads back from the principal components to the features, and the gates begin half open. Where the
-memory holds what is seen, read-out and value agree and nothing is added.
+memory holds what is seen, read-out and value agree and nothing is added. The last norm holds the
+features' deviations, so that the convolutions before it, and the steps of the optimiser, are alike
+for features of any scale.
 """
 
 import math
@@ -22,6 +24,8 @@ from segstream.models.lmanet import channels_last
 from segstream.models.memory import KeyValueHead, ResidualFusion
 
 _FIRST_GATE = 0.5
+_LEAST_DEVIATION = 1e-3
+"""Of a component or a channel, as a share of the largest one."""
 _OFFSET = 3.0
 """Deviations by which values are lifted, so that the ReLU before the branches cuts little off."""
 
@@ -64,7 +68,9 @@ def start_as_identity(model: LMANet, features: Tensor) -> None:
     for head in (model.memory_head, model.query_head):
         _set_head(head, mean, components, deviations)
     rank = min(fusion.query_conv.in_channels, len(deviations))
-    back = components[:, :rank] * deviations[:rank]
+    scales = features.std(dim=(0, 2, 3)).double()
+    scales = scales.clamp(min=_LEAST_DEVIATION * float(scales.max()))
+    back = components[:, :rank] * deviations[:rank] / scales[:, None]
     _set_centre(fusion.query_conv, -back)
     _set_centre(fusion.memory_conv, back)
     for gate in (fusion.query_gate, fusion.memory_gate):
@@ -72,6 +78,7 @@ def start_as_identity(model: LMANet, features: Tensor) -> None:
         nn.init.constant_(_bias(gate), math.log(_FIRST_GATE / (1 - _FIRST_GATE)))
     for norm in (fusion.query_bn, fusion.memory_bn, fusion.bn):
         norm.reset_parameters()
+    fusion.bn.weight.copy_(scales)
 
 
 def _principal_components(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,7 +87,7 @@ def _principal_components(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = pixels.mean(dim=0)
     variances, vectors = torch.linalg.eigh((pixels - mean).T.cov())
     deviations = variances.flip(0).clamp(min=1e-12).sqrt()
-    return mean, vectors.flip(1), deviations.clamp(min=1e-3 * float(deviations[0]))
+    return mean, vectors.flip(1), deviations.clamp(min=_LEAST_DEVIATION * float(deviations[0]))
 
 
 def _set_head(head: KeyValueHead, mean: Tensor, components: Tensor, deviations: Tensor) -> None:

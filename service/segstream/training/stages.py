@@ -149,8 +149,11 @@ class MemoryStage(_Base):
 
     @property
     def trained(self) -> list[nn.Module]:
-        memory = [self.model.memory_head, self.model.query_head, self.model.fusion]
-        return [*memory, self.model.decoder] if self.config.train_decoder else memory
+        """A residual fusion keeps its norms as they began: else its branches did not cancel out."""
+        model, fusion = self.model, self.model.fusion
+        parts: list[nn.Module] = [model.memory_head, model.query_head]
+        parts += fusion.convolutions if isinstance(fusion, ResidualFusion) else [fusion]
+        return [*parts, model.decoder] if self.config.train_decoder else parts
 
     def prepare(self, on_sample: Callable[[], None]) -> None:
         if self.config.clips is Clips.CACHED:

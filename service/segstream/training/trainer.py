@@ -17,7 +17,6 @@ from torch.optim.swa_utils import AveragedModel
 from segstream.errors import InvalidInputError
 from segstream.models.checkpoint import save
 from segstream.models.lmanet import LMANet, LMANetConfig, channels_last
-from segstream.models.memory import ResidualFusion
 from segstream.training.batch import Batch
 from segstream.training.config import Schedule, Stage, TrainingConfig
 from segstream.training.distributed import Group
@@ -133,14 +132,10 @@ class Trainer:
         return self.group.mean(float(np.mean(losses)))
 
     def _set_modes(self) -> None:
-        """What is trained is in training mode, but for a memory that begins as the identity.
-
-        Its branches cancel out only under the same norms and without dropout.
-        """
+        """What is trained is in training mode, all else is not."""
         self.model.eval()
         for part in self.stage.trained:
-            is_identity = isinstance(part, ResidualFusion)
-            part.train(not is_identity)
+            part.train()
         if self.config.freeze_batch_norm:
             for module in self.model.modules():
                 if isinstance(module, _BatchNorm):

@@ -74,3 +74,18 @@ def test_each_network_is_trained_with_the_fusion_that_fits_it() -> None:
     assert fusion_to_train(erfnet) == "residual-do1"
     assert fusion_to_train(other) == "signed-residual-do1"
     assert fusion_to_train(with_fusion(erfnet, "residual-do1")) == "residual-do1"
+
+
+def test_a_step_of_the_optimiser_changes_faint_channels_as_little_as_loud_ones() -> None:
+    torch.manual_seed(0)
+    model = LMANet(replace(CONFIG, fusion="signed-residual-do1")).eval().requires_grad_(False)
+    loudness = torch.logspace(-2, 0, 128).view(1, 128, 1, 1)
+    tap = loudness * features(2)
+    start_as_identity(model, tap)
+    clip = Features(torch.stack([tap, tap], dim=1))
+    before = model.fuse_window(clip)
+    for convolution in model.fusion.convolutions:
+        convolution.weight += 1e-3 * torch.randn_like(convolution.weight).sign()
+    changes = (model.fuse_window(clip) - before).std(dim=(0, 2, 3)) / tap.std(dim=(0, 2, 3))
+    assert changes.min() > 0
+    assert changes[:16].mean() < 2 * changes[-16:].mean()
