@@ -70,7 +70,7 @@ def train(
         typer.Option(
             metavar="LEAST:MOST",
             help="How much the frame is scaled before a crop is taken. Default: 0.6:1.8, in the "
-            "memory stage 0.85:1.5.",
+            "memory stage 0.95:1.1.",
         ),
     ] = "",
     learning_rate: Annotated[float, typer.Option(min=0, help="At its peak.")] = (
@@ -94,8 +94,9 @@ def train(
     fusion: Annotated[
         str,
         typer.Option(
-            help="Memory stage: residual-do1, signed-residual-do1, or the published sigmoid-do1. "
-            "Empty takes the first for ERFNet, the second for other networks."
+            help="Memory stage: residual-do1, signed-residual-do1, gated-scores, or the published "
+            "sigmoid-do1. Empty takes the first for ERFNet, the third for networks whose features "
+            "are class scores, and the second for others."
         ),
     ] = "",
     clips: Annotated[

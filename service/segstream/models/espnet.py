@@ -105,13 +105,14 @@ class ESPBlock(Pyramid):
 
 
 class ESPNetEncoder(nn.Module):
-    """Frames ``(B, 3, H, W)``, sides multiples of 8, to features ``(B, 256, H/8, W/8)`` and skips.
+    """Frames ``(B, 3, H, W)``, sides multiples of 8, to class scores and skips.
 
-    The skips are ``(B, 131, H/4, W/4)`` and ``(B, 19, H/2, W/2)``.
+    The scores are ``(B, num_channels, H/8, W/8)``, the skips ``(B, 131, H/4, W/4)`` and
+    ``(B, 19, H/2, W/2)``.
     ``num_middle`` and ``num_deep`` blocks at 1/4 and 1/8 are the paper's alpha 2 and alpha 3.
     """
 
-    def __init__(self, num_middle: int = 2, num_deep: int = 8) -> None:
+    def __init__(self, num_channels: int, num_middle: int = 2, num_deep: int = 8) -> None:
         super().__init__()
         self.level1 = ConvNormAct(3, 16, 3, stride=2)
         self.b1 = NormAct(19)
@@ -121,6 +122,8 @@ class ESPNetEncoder(nn.Module):
         self.level3_0 = DownSampler(131, 128)
         self.level3 = nn.Sequential(*(ESPBlock(128, 128) for _ in range(num_deep)))
         self.b3 = NormAct(256)
+        self.classifier = Conv(256, num_channels, 1)
+        self.br = nn.BatchNorm2d(num_channels, eps=_EPS)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         half = nn.functional.avg_pool2d(frames, 3, stride=2, padding=1)
@@ -129,7 +132,8 @@ class ESPNetEncoder(nn.Module):
         level2 = self.level2_0(level1)
         level2 = self.b2(torch.cat([self.level2(level2), level2, quarter], dim=1))
         level3 = self.level3_0(level2)
-        return self.b3(torch.cat([level3, self.level3(level3)], dim=1)), level2, level1
+        level3 = self.b3(torch.cat([level3, self.level3(level3)], dim=1))
+        return self.br(self.classifier(level3)), level2, level1
 
 
 class ESPNetDecoder(nn.Module):
@@ -138,8 +142,6 @@ class ESPNetDecoder(nn.Module):
     def __init__(self, num_channels: int) -> None:
         super().__init__()
         c = num_channels
-        self.level3_classifier = Conv(256, c, 1)
-        self.br = nn.BatchNorm2d(c, eps=_EPS)
         self.up_l3 = nn.Sequential(nn.ConvTranspose2d(c, c, 2, stride=2, bias=False))
         self.level3_C = Conv(131, c, 1)
         self.combine_l2_l3 = nn.Sequential(NormAct(2 * c), ESPBlock(2 * c, c))
@@ -148,9 +150,9 @@ class ESPNetDecoder(nn.Module):
         self.conv = ConvNormAct(19 + c, c, 3)
         self.classifier = nn.ConvTranspose2d(c, c, 2, stride=2, bias=False)
 
-    def forward(self, features: Tensor, level2: Tensor, level1: Tensor) -> Tensor:
-        classes = self.up_l3(self.br(self.level3_classifier(features)))
-        classes = self.combine_l2_l3(torch.cat([self.level3_C(level2), classes], dim=1))
+    def forward(self, scores: Tensor, level2: Tensor, level1: Tensor) -> Tensor:
+        classes = torch.cat([self.level3_C(level2), self.up_l3(scores)], dim=1)
+        classes = self.combine_l2_l3(classes)
         classes = self.conv(torch.cat([self.up_l2(classes), level1], dim=1))
         logits: Tensor = self.classifier(classes)
         return logits
@@ -160,7 +162,7 @@ def espnet(num_channels: int) -> Network:
     """With untrained weights, for frames as the published CamVid weights want them."""
     return adapt(
         "espnet",
-        ESPNetEncoder(),
+        ESPNetEncoder(num_channels),
         ESPNetDecoder(num_channels),
         stride=8,
         mean=[value / 255 for value in (110.08, 108.23, 105.03)],

@@ -11,6 +11,7 @@ KEY_CHANNELS = 16
 VALUE_CHANNELS = 64
 _EPS = 1e-3
 _BOTTLENECK = 8  # channels of the features over those of the thin map
+_HIDDEN = 32  # channels from which the gates of class scores are computed
 
 
 class KeyValueHead(nn.Module):
@@ -136,18 +137,44 @@ class BottleneckFusion(nn.Module):
         return torch.relu(self.bn(fused))
 
 
+class GatedScores(nn.Module):
+    """Draws class scores towards those read from memory; here ``gated-scores``.
+
+    For networks whose features are class scores, which are then the values, too. With l those of
+    the present frame and m those of memory::
+
+        out = l + sigmoid(gate(relu(hidden([l, m, |l - m|])))) * (m - l)
+
+    Each score comes to lie between the two, so that little can be unlearnt on little data.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.hidden = nn.Conv2d(3 * channels, _HIDDEN, 3, padding=1)
+        self.gate = nn.Conv2d(_HIDDEN, channels, 3, padding=1)
+
+    def forward(self, query_value: Tensor, readout: Tensor, features: Tensor) -> Tensor:
+        """``(B, h, w, C)`` twice to ``(B, C, h, w)``; ``features`` are the query value."""
+        memory = readout.permute(0, 3, 1, 2)
+        change = memory - features
+        hidden = torch.relu(self.hidden(torch.cat([features, memory, change.abs()], dim=1)))
+        fused: Tensor = features + torch.sigmoid(self.gate(hidden)) * change
+        return fused
+
+
 FUSIONS: dict[str, Callable[[int], nn.Module]] = {
     "sigmoid-do1": GatedFusion,
     "residual-do1": ResidualFusion,
     "signed-residual-do1": SignedResidualFusion,
     "sigmoid-down1": BottleneckFusion,
+    "gated-scores": GatedScores,
 }
 """What makes a fusion for features of so many channels, by its name."""
 
 
 def value_channels(fusion: str) -> int | None:
     """Channels of the values that a fusion joins; None for the features themselves."""
-    return None if fusion == "sigmoid-down1" else VALUE_CHANNELS
+    return None if fusion in ("sigmoid-down1", "gated-scores") else VALUE_CHANNELS
 
 
 def write_pages(pages: Pages, slots: Tensor, key: Tensor, value: Tensor) -> None:

@@ -126,11 +126,7 @@ _LAYOUTS = (
     ),
     _Layout(
         mark="encoder.level1.conv.weight",
-        prefixes={
-            "encoder.classifier.": "decoder.level3_classifier.",
-            "encoder.": "encoder.",
-            "": "decoder.",
-        },
+        prefixes={"br.": "encoder.br.", "encoder.": "encoder.", "": "decoder."},
         unused={},
         name=lambda _: "espnet",
         output="decoder.classifier.weight",

@@ -16,17 +16,22 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Colour:
-    """Contrast and saturation as factors, brightness as a share of white."""
+    """Contrast and saturation as factors, brightness as a share of white.
+
+    ``max_noise``: of the sensor, in grey levels.
+    """
 
     contrast: float
     brightness: float
     saturation: float
+    max_noise: float
 
     @classmethod
-    def random(cls, rng: np.random.Generator) -> "Colour":
-        """Of a camera at another time of day."""
-        contrast, saturation = np.exp(rng.normal(0, 0.2, 2))
-        return cls(float(contrast), float(rng.normal(0, 0.08)), float(saturation))
+    def random(cls, rng: np.random.Generator, variation: float) -> "Colour":
+        """Of a camera at another time of day; with a variation of 0, of the one that there was."""
+        contrast, saturation = np.exp(variation * rng.normal(0, 0.2, 2))
+        brightness = variation * rng.normal(0, 0.08)
+        return cls(float(contrast), float(brightness), float(saturation), 4 * variation)
 
     def with_exposure(self, change: float) -> "Colour":
         """The same, brighter by this share of white."""
@@ -38,18 +43,22 @@ class Colour:
         grey = x.mean(axis=2, keepdims=True)
         x = grey + (x - grey) * self.saturation
         x = (x - 110) * self.contrast + 110 + 255 * self.brightness
-        x += np.float32(rng.uniform(0, 4)) * rng.standard_normal(x.shape, np.float32)
+        x += np.float32(rng.uniform(0, self.max_noise)) * rng.standard_normal(x.shape, np.float32)
         return np.asarray(np.clip(x, 0, 255), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Draws crops of ``height x width`` pixels; scale, place, flip and colours vary."""
+    """Draws crops of ``height x width`` pixels; scale, place, flip and colours vary.
+
+    ``colour_variation`` is 1 for other times of day, 0 for the colours that the frames have.
+    """
 
     height: int
     width: int
     min_scale: float = 0.6
     max_scale: float = 1.8
+    colour_variation: float = 1.0
 
     def still(self, sample: Sample, rng: np.random.Generator) -> tuple[Image, LabelMap]:
         """One crop ``(h, w, 3)`` and its labels ``(h, w)``."""
@@ -73,7 +82,8 @@ class Augmentation:
         x = x + width * scale if flip < 0 else x
         # Sizes count from the edges of pixels, cv2 from their centres.
         x, y = x + (flip * scale - 1) / 2, y + (scale - 1) / 2
-        return np.array([[flip * scale, 0, x], [0, scale, y], [0, 0, 1]]), Colour.random(rng)
+        colour = Colour.random(rng, self.colour_variation)
+        return np.array([[flip * scale, 0, x], [0, scale, y], [0, 0, 1]]), colour
 
     def label(self, sample: Sample, view: Matrix) -> LabelMap:
         """The labels ``(h, w)`` of the crop."""

@@ -50,7 +50,7 @@ class TrainingConfig:
     frames of a clip are spoilt in one way, ``spoilt_last`` and ``spoilt_past`` how often single
     ones are.
     Crops are of views of the frame at ``scales`` from least to most, by default 0.6 to 1.8, in the
-    memory stage 0.85 to 1.5.
+    memory stage 0.95 to 1.1.
     ``freeze_batch_norm`` keeps the running statistics of what is trained; what is not trained
     keeps its own in any case. With ``folds`` the drives are dealt out to so many groups: the single
     stage leaves out group ``fold``, the memory stage takes it alone, so that the memory learns from

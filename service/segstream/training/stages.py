@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from segstream.errors import InvalidInputError
 from segstream.label_sets import IGNORE_INDEX
 from segstream.models import Features, LMANet
-from segstream.models.memory import ResidualFusion
+from segstream.models.memory import GatedScores, ResidualFusion
 from segstream.training.augment import Augmentation
 from segstream.training.batch import Batch, to_frames, to_labels
 from segstream.training.clip_features import ClipFeatures
@@ -23,6 +23,9 @@ from segstream.training.samples import Sample
 
 _START_FRAMES = 24
 _SHARE_OF_SHORT_CLIPS = 0.25
+# Clips look as the camera gives them: else the memory learns to undo the augmentation.
+_CLIP_SCALES = 0.95, 1.1
+_CLIP_COLOUR_VARIATION = 0.2
 
 
 class StageOfTraining(Protocol):
@@ -140,7 +143,7 @@ class MemoryStage(_Base):
     def __post_init__(self) -> None:
         config = self.config
         self.simulation = ClipSimulation(
-            Augmentation(*config.crop, *(config.scales or (0.85, 1.5))),
+            Augmentation(*config.crop, *(config.scales or _CLIP_SCALES), _CLIP_COLOUR_VARIATION),
             spoilt_whole=config.spoilt_whole,
             spoilt_last=config.spoilt_last,
             spoilt_past=config.spoilt_past,
@@ -161,10 +164,10 @@ class MemoryStage(_Base):
             self._features = ClipFeatures(self.model, self.samples, self.simulation, rng, on_sample)
 
     def start(self) -> None:
-        """A residual fusion begins as the identity; another one with the scale of the features."""
+        """A fusion of one's own begins as the identity, a published one at the features' scale."""
         rng = np.random.default_rng((self.config.seed, 2))
         taps = self._sample_taps(rng).to(self.device)
-        if isinstance(self.model.fusion, ResidualFusion):
+        if isinstance(self.model.fusion, GatedScores | ResidualFusion):
             start_as_identity(self.model, taps)
             return
         norm = self.model.fusion.bn

@@ -164,7 +164,7 @@ def test_other_networks_are_captured(has_memory: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "fusion"), [(espnet, "signed-residual-do1"), (pspnet50, "sigmoid-down1")]
+    ("build", "fusion"), [(espnet, "gated-scores"), (pspnet50, "sigmoid-down1")]
 )
 def test_published_networks_can_be_captured(build: NetworkBuilder, fusion: str) -> None:
     config = LMANetConfig(CAMVID, 12, memory_length=2, window_size=3, fusion=fusion)

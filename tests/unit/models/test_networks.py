@@ -26,7 +26,7 @@ from tests.support.networks import (
     patches,
 )
 
-FUSIONS = ["sigmoid-do1", "sigmoid-down1"]
+FUSIONS = ["sigmoid-do1", "sigmoid-down1", "gated-scores"]
 NETWORKS = {PATCHES: patches}
 
 

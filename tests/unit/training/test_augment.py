@@ -35,3 +35,13 @@ def test_labels_stay_on_their_pixels(sample: Sample, seed: int) -> None:
     sky = label == SKY
     if sky.sum() > 50:
         assert (blue[sky] > red[sky]).mean() > 0.8
+
+
+def test_without_variation_a_view_at_scale_1_is_cut_from_the_frame(sample: Sample) -> None:
+    height, width = sample.label.shape
+    augmentation = Augmentation(height, width, 1.0, 1.0, colour_variation=0.0)
+    image, label = augmentation.still(sample, np.random.default_rng(0))
+    if not np.array_equal(label, sample.label):
+        image, label = image[:, ::-1], label[:, ::-1]
+    assert np.array_equal(label, sample.label)
+    assert np.array_equal(image, sample.image)

@@ -8,6 +8,7 @@ from segstream.label_sets import CAMVID
 from segstream.models import Features, LMANet, LMANetConfig
 from segstream.models.espnet import espnet
 from segstream.training.memory_start import fusion_to_train, start_as_identity, with_fusion
+from tests.support.networks import patches
 
 CONFIG = LMANetConfig(CAMVID, 12, 2, 3, fusion="residual-do1")
 
@@ -56,6 +57,43 @@ def test_a_fusion_may_be_exchanged_for_one_of_the_same_layers() -> None:
         with_fusion(model, "sigmoid-down1")
 
 
+def test_an_untrained_memory_makes_way_for_one_of_other_layers() -> None:
+    model = LMANet(replace(CONFIG, fusion="sigmoid-do1", has_memory=False), espnet(12))
+    changed = with_fusion(model, "gated-scores")
+    assert changed.config.fusion == "gated-scores"
+    for name, tensor in model.decoder.state_dict().items():
+        assert torch.equal(changed.decoder.state_dict()[name], tensor)
+
+
+@pytest.fixture
+def scores_model() -> LMANet:
+    torch.manual_seed(0)
+    config = replace(CONFIG, fusion="gated-scores")
+    model = LMANet(config, espnet(12)).eval().requires_grad_(False)
+    start_as_identity(model, 3 * torch.randn(4, 12, 12, 10))
+    return model
+
+
+def test_gated_scores_begin_at_the_present_frame(scores_model: LMANet) -> None:
+    now, before = (3 * torch.randn(2, 12, 12, 10)).split(1)
+    fused = scores_model.fuse_window(Features(torch.stack([before, now], dim=1)))
+    again = scores_model.fuse_window(Features(torch.stack([now, now], dim=1)))
+    assert (again - now).abs().mean() < 0.05 * now.abs().mean()
+    assert 0.1 < (fused - now).abs().mean() / (again - before).abs().mean() < 0.3
+
+
+def test_gated_scores_lie_between_those_of_frame_and_memory(scores_model: LMANet) -> None:
+    for layer in (scores_model.fusion.hidden, scores_model.fusion.gate):
+        torch.nn.init.normal_(layer.weight)
+    now, read = torch.randn(2, 1, 12, 6, 5)
+    fused = scores_model.fusion(now.permute(0, 2, 3, 1), read.permute(0, 2, 3, 1), now)
+    assert (fused >= torch.minimum(now, read) - 1e-5).all()
+    assert (fused <= torch.maximum(now, read) + 1e-5).all()
+    share = (fused - now) / (read - now)
+    assert share.min() < 0.1
+    assert share.max() > 0.9
+
+
 def test_features_may_be_negative_where_nothing_cuts_them_off() -> None:
     torch.manual_seed(0)
     config = replace(CONFIG, fusion="signed-residual-do1")
@@ -70,8 +108,9 @@ def test_features_may_be_negative_where_nothing_cuts_them_off() -> None:
 
 def test_each_network_is_trained_with_the_fusion_that_fits_it() -> None:
     erfnet = LMANet(LMANetConfig(CAMVID, 12))
-    other = LMANet(LMANetConfig(CAMVID, 12), espnet(12))
+    scores, other = (LMANet(LMANetConfig(CAMVID, 12), build(12)) for build in (espnet, patches))
     assert fusion_to_train(erfnet) == "residual-do1"
+    assert fusion_to_train(scores) == "gated-scores"
     assert fusion_to_train(other) == "signed-residual-do1"
     assert fusion_to_train(with_fusion(erfnet, "residual-do1")) == "residual-do1"
 
