@@ -1,7 +1,7 @@
 """``segstream train``: the single-frame network, then its memory."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -234,13 +234,9 @@ def _model(
     from segstream.training.samples import check_label_set
 
     if init:
-        model = load(
-            init,
-            memory_length=memory_length,
-            window_size=window_size,
-            networks=networks_of(network),
-        )
+        model = load(init, networks=networks_of(network))
         check_label_set(model.config.label_set, label_set)
+        model.config = replace(model.config, memory_length=memory_length, window_size=window_size)
         is_memory = config.stage is Stage.MEMORY
         return with_fusion(model, fusion or fusion_to_train(model)) if is_memory else model
     if config.stage is Stage.MEMORY:

@@ -5,7 +5,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from segstream.cli import app
-from segstream.models import load
+from segstream.label_sets import CAMVID
+from segstream.models import LMANet, LMANetConfig, load, save
+from segstream.models.espnet import espnet
 from tests.support.models import write_street_checkpoint
 
 SHIPPED = "lmanet-erfnet-camvid"
@@ -81,6 +83,17 @@ def test_a_run_learns_from_a_teacher(camvid: Path, out: Path) -> None:
     assert train(camvid, out, "--teacher", SHIPPED).exit_code == 0
     config = json.loads((out / "config.json").read_text())
     assert config["teacher_weights"].startswith("sha256:")
+
+
+def test_a_network_of_class_scores_is_given_gates(camvid: Path, out: Path, tmp_path: Path) -> None:
+    single = tmp_path / "espnet.safetensors"
+    config = LMANetConfig(CAMVID, 12, has_memory=False)
+    save(LMANet(config, espnet(12)), single)
+    result = train(camvid, out, "--stage", "memory", "--init", single)
+    assert result.exit_code == 0, result.output
+    trained = load(out / "model.safetensors").config
+    assert (trained.fusion, trained.memory_length) == ("gated-scores", 2)
+    assert trained.has_memory
 
 
 def test_a_run_goes_on_with_its_own_network_only(camvid: Path, out: Path) -> None:
