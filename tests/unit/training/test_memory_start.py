@@ -7,6 +7,7 @@ from segstream.errors import InvalidInputError
 from segstream.label_sets import CAMVID
 from segstream.models import Features, LMANet, LMANetConfig
 from segstream.models.espnet import espnet
+from segstream.models.memory import GatedScores, SignedResidualFusion
 from segstream.training.memory_start import fusion_to_train, start_as_identity, with_fusion
 from tests.support.networks import patches
 
@@ -83,7 +84,9 @@ def test_gated_scores_begin_at_the_present_frame(scores_model: LMANet) -> None:
 
 
 def test_gated_scores_lie_between_those_of_frame_and_memory(scores_model: LMANet) -> None:
-    for layer in (scores_model.fusion.hidden, scores_model.fusion.gate):
+    fusion = scores_model.fusion
+    assert isinstance(fusion, GatedScores)
+    for layer in (fusion.hidden, fusion.gate):
         torch.nn.init.normal_(layer.weight)
     now, read = torch.randn(2, 1, 12, 6, 5)
     fused = scores_model.fusion(now.permute(0, 2, 3, 1), read.permute(0, 2, 3, 1), now)
@@ -123,6 +126,7 @@ def test_a_step_of_the_optimiser_changes_faint_channels_as_little_as_loud_ones()
     start_as_identity(model, tap)
     clip = Features(torch.stack([tap, tap], dim=1))
     before = model.fuse_window(clip)
+    assert isinstance(model.fusion, SignedResidualFusion)
     for convolution in model.fusion.convolutions:
         convolution.weight += 1e-3 * torch.randn_like(convolution.weight).sign()
     changes = (model.fuse_window(clip) - before).std(dim=(0, 2, 3)) / tap.std(dim=(0, 2, 3))
