@@ -41,11 +41,9 @@ class OtlpReceiver:
     num_requests: int = 0
     gate: threading.Event = field(default_factory=threading.Event)
 
-    def wait_for(
-        self, is_there: Callable[[list[ReceivedSpan]], object], seconds: float = WAIT_SECONDS
-    ) -> list[ReceivedSpan]:
+    def wait_for(self, is_there: Callable[[list[ReceivedSpan]], object]) -> list[ReceivedSpan]:
         """The spans, as soon as they suffice."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + WAIT_SECONDS
         while not is_there(list(self.spans)):
             assert time.monotonic() < deadline, sorted({span.name for span in self.spans})
             time.sleep(0.02)
