@@ -98,7 +98,7 @@ bench: $(INSTALLED) ## Print the performance figures of the README
 	$(BIN)/python benchmarks/idle_sessions.py
 	$(BIN)/python benchmarks/scaling.py --plot docs/images/scaling.png
 	$(BIN)/python benchmarks/contention.py
-	$(BIN)/python benchmarks/triton.py
+	$(BIN)/python benchmarks/triton_server.py
 	$(BIN)/python benchmarks/handoff.py
 	$(BIN)/python benchmarks/spill.py
 	$(BIN)/python benchmarks/encodings.py

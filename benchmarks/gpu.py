@@ -101,8 +101,8 @@ def _frames(
     precision: Precision, size: tuple[int, int], batch: int, device: torch.device
 ) -> dict[str, object]:
     model = load(DEFAULT, memory_length=_MEMORY_LENGTH, window_size=_WINDOW_SIZE).to(device)
+    engine = CudaExecutor(model, CudaGraphs(str(device)), precision)  # gives the model its layout
     single, memory = _network(in_precision(model, precision), precision, size, batch, device)
-    engine = CudaExecutor(model, CudaGraphs(str(device)), precision)
     steps = _steps(model, precision, size, batch, device)
     for _ in range(5):  # eager, captured, replayed
         engine(next(steps), lambda _: None)
@@ -130,6 +130,7 @@ def _network(
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     """A batch of frames on the device to label maps: each alone, and with its memory."""
     frames = torch.rand(batch, 3, *size, device=device)
+    frames = frames.to(memory_format=model.spec.layout(device))
     ring = _MEMORY_LENGTH + 1
     dtype = getattr(torch, precision)
     pages = empty_pages(model.page_geometry(*size), batch * ring, dtype=dtype, device=device)

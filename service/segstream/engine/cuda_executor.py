@@ -17,6 +17,7 @@ from segstream.engine.static_buffers import BatchShape, StaticBuffers
 from segstream.errors import EngineError
 from segstream.models import LMANet
 from segstream.models.confidence import confidence_map
+from segstream.models.lmanet import in_layout
 from segstream.models.memory import write_pages
 from segstream.models.precision import Precision, autocast, in_precision
 from segstream.pages import Pages
@@ -75,7 +76,8 @@ class CudaExecutor:
     def __init__(
         self, model: LMANet, device: GraphDevice, precision: Precision = "float32"
     ) -> None:
-        self._model = in_precision(model.to(device.device), precision)
+        self._layout = model.spec.layout(device.device)
+        self._model = in_precision(in_layout(model.to(device.device), self._layout), precision)
         self._device = device
         self._precision = precision
         self._can_capture = True
@@ -166,7 +168,7 @@ class CudaExecutor:
     def _compute(self, kind: _Kind, buffers: StaticBuffers, lap: Lap) -> None:
         """A forward from buffers to buffers, without a question to the device."""
         model = self._model
-        frames = buffers.frames.float().div_(255)
+        frames = buffers.frames.to(torch.float32, memory_format=self._layout).div_(255)
         with autocast(self._device.device, self._precision):
             if not kind.num_maps:
                 key, value = model.memory_head(model.encode(frames).tap)

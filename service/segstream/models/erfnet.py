@@ -99,5 +99,6 @@ class ERFNetDecoder(nn.Module):
 
 def erfnet(num_channels: int) -> Network:
     """With untrained weights."""
-    spec = NetworkSpec("erfnet", FEATURE_CHANNELS, STRIDE)
+    # cuDNN is slow at one-dimensional convolutions in half precision and channels-last.
+    spec = NetworkSpec("erfnet", FEATURE_CHANNELS, STRIDE, is_planar_on_gpu=True)
     return Network(spec, ERFNetEncoder(), ERFNetDecoder(num_channels), num_channels)

@@ -290,7 +290,12 @@ def _check_fit(config: LMANetConfig, network: Network, value_channels: int) -> N
         )
 
 
+def in_layout(model: LMANet, layout: torch.memory_format) -> LMANet:
+    """``model`` with its convolution weights in this order of memory."""
+    model.to(memory_format=layout)  # type: ignore[call-overload]
+    return model
+
+
 def channels_last(model: LMANet) -> LMANet:
     """``model`` with its convolution weights in channels-last memory, the faster one on CPU."""
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
+    return in_layout(model, torch.channels_last)

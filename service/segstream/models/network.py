@@ -95,6 +95,7 @@ class NetworkSpec:
 
     It takes frames whose sides are ``k * stride + remainder``, remainder 0 or 1, and makes of them
     features ``(B, feature_channels, h, w)`` with sides ``k + remainder``.
+    ``is_planar_on_gpu``: there its convolutions are faster in torch's own order than channels-last.
     """
 
     name: str
@@ -102,6 +103,12 @@ class NetworkSpec:
     stride: int
     remainder: int = 0
     preprocessing: Preprocessing = Preprocessing()
+    is_planar_on_gpu: bool = False
+
+    def layout(self, device: torch.device) -> torch.memory_format:
+        """The order in memory of frames and weights with which the network is fast there."""
+        is_planar = self.is_planar_on_gpu and device.type == "cuda"
+        return torch.contiguous_format if is_planar else torch.channels_last
 
     def map_size(self, height: int, width: int) -> tuple[int, int]:
         """The features' height and width for frames of ``height x width`` pixels."""

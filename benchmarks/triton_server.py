@@ -1,6 +1,6 @@
 """What Triton adds to a frame, and what its death costs.
 
-    python benchmarks/triton.py [--json] [--rounds N] [--sessions N]
+    python benchmarks/triton_server.py [--json] [--rounds N] [--sessions N]
 
 Starts a real Triton with the repository of this tree and computes the same frames in process, in
 Triton over shared memory, and in Triton with the pages travelling in the messages; interleaved,
