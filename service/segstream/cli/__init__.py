@@ -9,6 +9,7 @@ import typer
 
 from segstream.build_info import BuildInfo
 from segstream.cli.bench import app as bench
+from segstream.cli.calibrate import calibrate
 from segstream.cli.convert import convert
 from segstream.cli.evaluate import evaluate
 from segstream.cli.explain import explain
@@ -55,6 +56,7 @@ def _options(
 app.command()(serve)
 app.command()(segment)
 app.command()(train)
+app.command()(calibrate)
 app.command()(evaluate)
 app.command()(explain)
 app.command()(convert)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from segstream.checkpoints import DEFAULT
@@ -16,6 +15,7 @@ from segstream.cli.data_sets import DATASET_HELP, Dataset, label_set_of, load_sa
 from segstream.cli.errors import one_line_errors
 from segstream.cli.networks import NetworkOption, networks_of
 from segstream.cli.output_files import check_writable, check_writable_folder
+from segstream.cli.progress import counting
 
 if TYPE_CHECKING:
     from segstream.training.evaluation import Evaluation, FrameResult
@@ -96,7 +96,7 @@ def evaluate(
         evaluation, extremes = Evaluation(model, samples), Extremes()
         rows = DEGRADATIONS if has_robustness and not row else rows_named(row or ())
         ways = tuple(Way) if has_baselines else (Way.SINGLE_FRAME, Way.MEMORY)
-        with _progress() as progress:
+        with counting("Evaluating") as progress:
             task = progress.add_task("", total=len(samples) * (1 + len(rows)))
 
             def on_frame(result: "FrameResult") -> None:
@@ -128,16 +128,6 @@ def _figures(
 ) -> dict[str, Any]:
     figures = evaluation.run(degrade=degrade, on_frame=on_frame, ways=ways)
     return {way.value: asdict(values) for way, values in figures.items()}
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("Evaluating"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
 
 
 def _hand_out(result: dict[str, Any], json_file: Path | None) -> None:
