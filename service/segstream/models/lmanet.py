@@ -14,7 +14,6 @@ from segstream.models.memory import (
     FUSIONS,
     KEY_CHANNELS,
     KeyValueHead,
-    value_channels,
     write_pages,
 )
 from segstream.models.native_lmanet import NativeLMANet
@@ -102,7 +101,7 @@ class LMANet(nn.Module):
         super().__init__()
         network = erfnet(config.num_channels) if network is None else network
         channels = network.spec.feature_channels
-        values = value_channels(config.fusion)
+        values = FUSIONS[config.fusion].value_channels
         _check_fit(config, network, channels if values is None else values)
         self.config = config
         self.spec = network.spec
@@ -144,7 +143,7 @@ class LMANet(nn.Module):
 
     def page_geometry(self, height: int, width: int) -> PageGeometry:
         """The geometry of a page for frames of ``height x width`` pixels."""
-        values = value_channels(self.config.fusion) or self.spec.feature_channels
+        values = FUSIONS[self.config.fusion].value_channels or self.spec.feature_channels
         return PageGeometry(*self.spec.map_size(height, width), self.config.key_channels, values)
 
     def encode(self, frames: Tensor) -> Features:

@@ -1,6 +1,6 @@
 """The memory's own layers: key/value heads and the gated fusion (LMANet, sections 3.2 and 3.4)."""
 
-from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,19 @@ class KeyValueHead(nn.Module):
         return self.key(features).permute(0, 2, 3, 1), self.value(features).permute(0, 2, 3, 1)
 
 
-class GatedFusion(nn.Module):
+class Fusion(nn.Module):
+    """Joins the present frame with what it read, for features of so many ``channels``.
+
+    ``value_channels`` of the values that it joins; None for the features themselves.
+    """
+
+    value_channels: ClassVar[int | None] = None
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+
+class GatedFusion(Fusion):
     """Joins the query value with the memory read-out; the published variant ``sigmoid-do1``.
 
     Each branch is projected and weighted by a gate computed from both::
@@ -43,29 +55,26 @@ class GatedFusion(nn.Module):
                     + memory_conv(m) * sigmoid(memory_gate([q, m]))))
     """
 
-    def __init__(self, out_channels: int) -> None:
-        super().__init__()
+    value_channels = VALUE_CHANNELS
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
         c = VALUE_CHANNELS
         self.query_bn = nn.BatchNorm2d(c, eps=_EPS)
         self.memory_bn = nn.BatchNorm2d(c, eps=_EPS)
         self.dropout = nn.Dropout2d(0.3)
-        self.query_conv = nn.Conv2d(c, out_channels, 3, padding=1)
-        self.memory_conv = nn.Conv2d(c, out_channels, 3, padding=1)
-        self.query_gate = nn.Conv2d(2 * c, out_channels, 3, padding=1)
-        self.memory_gate = nn.Conv2d(2 * c, out_channels, 3, padding=1)
-        self.bn = nn.BatchNorm2d(out_channels, eps=_EPS)
+        self.query_conv = nn.Conv2d(c, channels, 3, padding=1)
+        self.memory_conv = nn.Conv2d(c, channels, 3, padding=1)
+        self.query_gate = nn.Conv2d(2 * c, channels, 3, padding=1)
+        self.memory_gate = nn.Conv2d(2 * c, channels, 3, padding=1)
+        self.bn = nn.BatchNorm2d(channels, eps=_EPS)
 
     def forward(self, query_value: Tensor, readout: Tensor, features: Tensor) -> Tensor:
-        """``(B, h, w, Dv)`` twice to ``(B, out_channels, h, w)``, the form of ``features``.
+        """``(B, h, w, Dv)`` twice to ``(B, channels, h, w)``, the form of ``features``.
 
         ``features`` are those of the present frame; this variant does without them.
         """
         return torch.relu(self.bn(self.gated_sum(query_value, readout)))
-
-    @property
-    def convolutions(self) -> list[nn.Conv2d]:
-        """Those of both branches and of their gates."""
-        return [self.query_conv, self.memory_conv, self.query_gate, self.memory_gate]
 
     def gated_sum(self, query_value: Tensor, readout: Tensor) -> Tensor:
         """Both branches, each under its gate."""
@@ -98,6 +107,11 @@ class ResidualFusion(GatedFusion):
         added: Tensor = features + self.bn(self.gated_sum(query_value, readout))
         return added
 
+    @property
+    def convolutions(self) -> list[nn.Conv2d]:
+        """Those of both branches and of their gates."""
+        return [self.query_conv, self.memory_conv, self.query_gate, self.memory_gate]
+
 
 class SignedResidualFusion(ResidualFusion):
     """``residual-do1`` without the last ReLU, for networks whose features may be negative.
@@ -109,7 +123,7 @@ class SignedResidualFusion(ResidualFusion):
         return self.added(query_value, readout, features)
 
 
-class BottleneckFusion(nn.Module):
+class BottleneckFusion(Fusion):
     """Joins the features with those read from memory; the published variant ``sigmoid-down1``.
 
     Both gates are computed from one thin map, to which both inputs go through one convolution::
@@ -119,7 +133,7 @@ class BottleneckFusion(nn.Module):
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
+        super().__init__(channels)
         thin = max(1, channels // _BOTTLENECK)
         self.thin_conv = nn.Conv2d(channels, thin, 1)
         self.thin_bn = nn.BatchNorm2d(thin, eps=_EPS)
@@ -137,7 +151,7 @@ class BottleneckFusion(nn.Module):
         return torch.relu(self.bn(fused))
 
 
-class GatedScores(nn.Module):
+class GatedScores(Fusion):
     """Draws class scores towards those read from memory; here ``gated-scores``.
 
     For networks whose features are class scores, which are then the values, too. With l those of
@@ -149,7 +163,7 @@ class GatedScores(nn.Module):
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
+        super().__init__(channels)
         self.hidden = nn.Conv2d(3 * channels, _HIDDEN, 3, padding=1)
         self.gate = nn.Conv2d(_HIDDEN, channels, 3, padding=1)
 
@@ -162,19 +176,14 @@ class GatedScores(nn.Module):
         return fused
 
 
-FUSIONS: dict[str, Callable[[int], nn.Module]] = {
+FUSIONS: dict[str, type[Fusion]] = {
     "sigmoid-do1": GatedFusion,
     "residual-do1": ResidualFusion,
     "signed-residual-do1": SignedResidualFusion,
     "sigmoid-down1": BottleneckFusion,
     "gated-scores": GatedScores,
 }
-"""What makes a fusion for features of so many channels, by its name."""
-
-
-def value_channels(fusion: str) -> int | None:
-    """Channels of the values that a fusion joins; None for the features themselves."""
-    return None if fusion in ("sigmoid-down1", "gated-scores") else VALUE_CHANNELS
+"""The fusions by name."""
 
 
 def write_pages(pages: Pages, slots: Tensor, key: Tensor, value: Tensor) -> None:
