@@ -1,4 +1,4 @@
-"""``segstream calibrate``: a checkpoint in, the same with its classes balanced out."""
+"""``segstream calibrate``: a checkpoint in, the same with its classes calibrated out."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,8 @@ from segstream.cli.progress import counting
 from segstream.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from segstream.label_sets import LabelSet
     from segstream.training.calibration import Calibration
 
@@ -37,8 +39,8 @@ def calibrate(
 ) -> None:
     """Add to each class's logit what makes mIoU on the training frames largest.
 
-    Training with class weights leaves a network that finds rare classes too often. Only the bias of
-    its last layer changes, and with it single frame and memory alike.
+    Training with class weights leaves a network that finds some classes too often and others too
+    seldom. Only the bias of its last layer changes, and with it single frame and memory alike.
     """
     from segstream.models import load
     from segstream.models.checkpoint import save
@@ -54,25 +56,24 @@ def calibrate(
         check_label_set(model.config.label_set, label_set)
         samples = load_samples(dataset, root, split, label_set)
         with counting("Calibrating") as progress:
-            task = progress.add_task("", total=len(samples))
+            task = progress.add_task("", total=len(samples) + 1)  # the search counts as a frame
             calibrated, found = calibration.calibrate(
                 model, samples, lambda: progress.advance(task)
             )
+            progress.advance(task)
         save(calibrated, output)
         _print(found, label_set)
 
 
 def _print(found: "Calibration", label_set: "LabelSet") -> None:
     table = Table("class", "bias", "IoU before", "after")
-    rows = zip(
-        (label.name for label in label_set.labels),
-        found.biases,
-        100 * found.before,
-        100 * found.after,
-        strict=True,
-    )
-    for name, bias, before, after in rows:
-        table.add_row(name, f"{bias:+.3f}", f"{before:.1f}", f"{after:.1f}")
+    rows = zip(label_set.labels, found.biases, found.before, found.after, strict=True)
+    for label, bias, before, after in rows:
+        table.add_row(label.name, f"{bias:+.3f}", _percent(before), _percent(after))
     table.add_section()
-    table.add_row("mean", "", f"{100 * found.before.mean():.2f}", f"{100 * found.after.mean():.2f}")
+    table.add_row("mean", "", _percent(found.before.nanmean()), _percent(found.after.nanmean()))
     Console().print(table)
+
+
+def _percent(iou: "Tensor") -> str:
+    return "-" if iou.isnan() else f"{100 * iou:.2f}"

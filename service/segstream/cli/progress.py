@@ -1,4 +1,4 @@
-"""How long work tells how far it is."""
+"""Progress bars of long commands."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

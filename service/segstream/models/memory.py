@@ -37,13 +37,17 @@ class KeyValueHead(nn.Module):
 class Fusion(nn.Module):
     """Joins the present frame with what it read, for features of so many ``channels``.
 
-    ``value_channels`` of the values that it joins; None for the features themselves.
+    ``value_channels``: how many the values have; None where they are the features themselves.
     """
 
     value_channels: ClassVar[int | None] = None
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+
+    def forward(self, query_value: Tensor, readout: Tensor, features: Tensor) -> Tensor:
+        """``(B, h, w, Dv)`` twice, and the present frame's features, to the form of these."""
+        raise NotImplementedError
 
 
 class GatedFusion(Fusion):

@@ -1,8 +1,8 @@
 """Which bias each class needs.
 
-Training weighs rare classes, so that they are learnt at all, and leaves a network that finds them
-too often. One number a class, added to its logit, sets that right: those numbers with which the
-mIoU on the training frames is largest. So few of them hardly overfit.
+Training weighs rare classes, so that they are learnt at all, and leaves a network that finds some
+classes too often and others too seldom. One number a class, added to its logit, sets that right:
+those numbers with which the mIoU on the training frames is largest.
 """
 
 import copy
@@ -30,7 +30,8 @@ _PROBE_SIDE = 64
 class Calibration:
     """What was added to each class's logit, and its IoU before and after in 0..1, each ``(C,)``.
 
-    The IoU is that of the single frame on the pixels that decided.
+    The IoU is that of the single frame on the pixels that decided; NaN for a class that none of
+    them is labelled with, whose logit is left alone.
     """
 
     biases: Tensor
@@ -38,7 +39,7 @@ class Calibration:
     after: Tensor
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def calibrate(
     model: LMANet, samples: Sequence[Sample], on_sample: Callable[[], None] = lambda: None
 ) -> tuple[LMANet, Calibration]:
@@ -58,17 +59,18 @@ def calibrate(
 def best_biases(logits: Tensor, labels: Tensor) -> Tensor:
     """``(C,)`` to be added to logits ``(N, C)`` for the largest mIoU on labels ``(N,)``.
 
-    Found class by class, in ever smaller steps, from none on.
+    Found class by class, in ever smaller steps, from none on; 0 for a class without labels.
     """
     biases = torch.zeros(logits.shape[1])
-    best = _iou(logits, labels).mean()
+    changes = torch.eye(len(biases))[labels.unique()]
+    best = _iou(logits, labels).nanmean()
     for size in _STEPS:
         is_better = True
         while is_better:
             is_better = False
-            for change in (*torch.eye(len(biases)), *-torch.eye(len(biases))):
+            for change in (*changes, *-changes):
                 changed = biases + size * change
-                miou = _iou(logits + changed, labels).mean()
+                miou = _iou(logits + changed, labels).nanmean()
                 if miou > best + _LEAST_GAIN:
                     biases, best, is_better = changed, miou, True
     return biases
@@ -96,16 +98,17 @@ def _pixels(
 
 def _grid_step(num_pixels: int, num_samples: int) -> int:
     """Distance of the pixels looked at, so that they are not too many in all."""
-    return max(1, round(math.sqrt(num_pixels * num_samples / _MAX_PIXELS)))
+    return math.ceil(math.sqrt(num_pixels * num_samples / _MAX_PIXELS))
 
 
 def _iou(logits: Tensor, labels: Tensor) -> Tensor:
-    """By class; 1 for one that is neither labelled nor found, as ``ConfusionMatrix.iou``."""
+    """By class; NaN for one that no pixel is labelled with."""
     num_classes = logits.shape[1]
     pairs = labels * num_classes + logits.argmax(dim=1)
     counts = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
-    union = counts.sum(dim=0) + counts.sum(dim=1) - counts.diag()
-    return torch.where(union > 0, counts.diag() / union.clamp(min=1), 1.0)
+    labelled = counts.sum(dim=1)
+    iou = counts.diag() / (counts.sum(dim=0) + labelled - counts.diag())
+    return torch.where(labelled > 0, iou, torch.nan)
 
 
 def _output_bias(model: LMANet) -> Tensor:
@@ -119,8 +122,8 @@ def _output_bias(model: LMANet) -> Tensor:
     bias = layers[-1].bias if layers else None
     if bias is None or not _adds_to_logits(model, bias):
         raise InvalidInputError(
-            f"the last layer of network {model.spec.name!r} has no bias that is added to its "
-            "logits: its classes cannot be calibrated",
+            f"network {model.spec.name!r} does not end with a convolution whose bias is added to "
+            "its logits: its classes cannot be calibrated",
             field="model",
         )
     return bias

@@ -82,16 +82,15 @@ class ClipFeatures:
 
     def _clip(self, index: int, length: int, rng: np.random.Generator) -> Features:
         features = self._scenes[index].features
-        is_whole = rng.random() < self._simulation.spoilt_whole
-        share_past = 1.0 if is_whole else self._simulation.spoilt_past
+        (*past, is_last_spoilt), are_alike = self._simulation.which_are_spoilt(length, rng)
+        ages = range(length - 1, 0, -1)
         rows = [
-            1 + _SPOILT_LAST + 2 * (age - 1) + int(rng.random() < share_past)
-            for age in range(length - 1, 0, -1)
+            1 + _SPOILT_LAST + 2 * (age - 1) + int(is_spoilt)
+            for age, is_spoilt in zip(ages, past, strict=True)
         ]
-        is_spoilt = rng.random() < self._simulation.spoilt_last
-        last = int(rng.integers(1, 1 + _SPOILT_LAST)) if is_spoilt else 0
-        if is_whole:
-            last = 1  # spoilt as those before it are
+        last = 0
+        if is_last_spoilt:
+            last = 1 if are_alike else int(rng.integers(1, 1 + _SPOILT_LAST))
         return Features(
             features.tap[[*rows, last]],
             tuple(skip[[last] * length] for skip in features.skips),

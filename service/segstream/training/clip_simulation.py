@@ -63,10 +63,17 @@ class ClipSimulation:
 
     def spoils(self, length: int, rng: np.random.Generator) -> list[Spoil | None]:
         """What spoils each frame of a clip, oldest first."""
-        if rng.random() < self.spoilt_whole:
+        which, are_alike = self.which_are_spoilt(length, rng)
+        if are_alike:
             return [any_kind(rng)] * length
+        return [any_kind(rng) if is_spoilt else None for is_spoilt in which]
+
+    def which_are_spoilt(self, length: int, rng: np.random.Generator) -> tuple[list[bool], bool]:
+        """Of a clip's frames, oldest first; and whether all are, in the same way."""
+        if rng.random() < self.spoilt_whole:
+            return [True] * length, True
         shares = [self.spoilt_past] * (length - 1) + [self.spoilt_last]
-        return [any_kind(rng) if rng.random() < share else None for share in shares]
+        return [rng.random() < share for share in shares], False
 
 
 @dataclass(frozen=True, slots=True)

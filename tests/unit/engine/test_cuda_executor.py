@@ -1,6 +1,7 @@
 """The GPU executor on a stand-in for the GPU, beside torch's own."""
 
 import asyncio
+import copy
 import gc
 import weakref
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from segstream.memory.page_pool import PagePool
 from segstream.memory.page_storage import DeviceStorage
 from segstream.models import LMANet, LMANetConfig, NetworkBuilder
 from segstream.models.espnet import espnet
+from segstream.models.network import NetworkSpec
 from segstream.models.pspnet import pspnet50
 from segstream.pages import Pages, empty_pages
 from tests.support.networks import make_patches_lmanet
@@ -105,6 +107,26 @@ def test_eager_captured_and_replayed_batches_give_what_torch_gives(numbers: Sequ
         assert torch.equal(pages.keys, expected_pages.keys)
         assert torch.equal(pages.values, expected_pages.values)
     assert "replay" in device.log
+
+
+def test_frames_and_weights_may_lie_in_torchs_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_plain_network()
+    reference = TorchExecutor(copy.deepcopy(model), "cpu")
+    monkeypatch.setattr(NetworkSpec, "layout", lambda self, device: torch.contiguous_format)
+    ours = CudaExecutor(model, TapedGraphs())
+    weights = [p for p in model.parameters() if p.dim() == 4 and min(p.shape) > 1]
+    assert weights
+    assert all(weight.is_contiguous() for weight in weights)
+    pages, expected_pages = make_pages(model), make_pages(model)
+    for seed in range(3):
+        found = execute(ours, make_steps(range(7), pages, seed))
+        expected = execute(reference, make_steps(range(7), expected_pages, seed))
+        for one, other in zip(found, expected, strict=True):
+            assert (one.label_map is None) == (other.label_map is None)
+            if one.label_map is not None:
+                assert np.mean(one.label_map == other.label_map) > 0.999
+    torch.testing.assert_close(pages.keys, expected_pages.keys, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(pages.values, expected_pages.values, atol=1e-4, rtol=1e-4)
 
 
 def test_a_batch_may_grow_and_shrink_within_one_graph() -> None:

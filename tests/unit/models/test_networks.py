@@ -15,6 +15,7 @@ from segstream.engine import InProcessEngine, Step
 from segstream.errors import InvalidInputError, NotFoundError
 from segstream.label_sets import CAMVID
 from segstream.models import LMANet, LMANetConfig, adapt, import_networks, load, save
+from segstream.models.erfnet import erfnet
 from segstream.pages import empty_pages
 from tests.support.models import as_frames, make_video, segment_alone
 from tests.support.networks import (
@@ -207,3 +208,11 @@ def test_adapting_leaves_the_modules_as_they_were() -> None:
     assert encoder.training
     assert not decoder.training
     assert all(torch.equal(before[name], tensor) for name, tensor in decoder.state_dict().items())
+
+
+def test_on_a_gpu_some_networks_have_a_layout_of_their_own() -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    mine = adapt("mine", nn.Conv2d(3, 4, 8, stride=8), nn.Conv2d(4, 12, 1), stride=8)
+    assert erfnet(12).spec.layout(gpu) is torch.contiguous_format
+    assert mine.spec.layout(gpu) is torch.channels_last
+    assert {network.spec.layout(cpu) for network in (mine, erfnet(12))} == {torch.channels_last}

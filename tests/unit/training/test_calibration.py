@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,11 @@ from segstream.errors import InvalidInputError
 from segstream.label_sets import CAMVID
 from segstream.models import LMANet, LMANetConfig
 from segstream.models.network import adapt
+from segstream.training import calibration
 from segstream.training.calibration import best_biases, calibrate
 from segstream.training.camvid import load_camvid
+from segstream.training.metrics import ConfusionMatrix
+from tests.unit.training.conftest import CAR, ROAD, SKY
 
 
 def noisy_logits(labels: Tensor, num_classes: int) -> Tensor:
@@ -33,14 +37,28 @@ def test_what_is_best_already_is_left_alone() -> None:
     assert not best_biases(logits, labels).any()
 
 
-def test_only_the_last_bias_of_a_copy_changes(camvid: Path) -> None:
+def test_a_class_without_labels_is_left_alone() -> None:
+    labels = torch.tensor([0] * 600 + [1] * 300)
+    biases = best_biases(noisy_logits(labels, 3) + torch.tensor([0.0, 1.0, 2.0]), labels)
+    assert biases[2] == 0
+    assert biases[0] > 1, "against the class that nothing is labelled with"
+
+
+@pytest.fixture
+def model() -> LMANet:
     torch.manual_seed(0)
-    model = LMANet(LMANetConfig(CAMVID, 12, memory_length=2, window_size=3)).eval()
+    return LMANet(LMANetConfig(CAMVID, 12, memory_length=2, window_size=3)).eval()
+
+
+def test_only_the_last_bias_of_a_copy_changes(camvid: Path, model: LMANet) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     calls: list[None] = []
     calibrated, found = calibrate(model, load_camvid(camvid, "train"), lambda: calls.append(None))
     assert len(calls) == 6
-    assert found.after.mean() > found.before.mean()
+    is_labelled = ~found.before.isnan()
+    assert is_labelled.nonzero().flatten().tolist() == [SKY, ROAD, CAR]
+    assert found.after[is_labelled].mean() > found.before[is_labelled].mean()
+    assert not found.biases[~is_labelled].any()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
     changed = {
@@ -52,6 +70,35 @@ def test_only_the_last_bias_of_a_copy_changes(camvid: Path) -> None:
     bias = calibrated.state_dict()["decoder.output_conv.bias"]
     torch.testing.assert_close(bias[:11] - before["decoder.output_conv.bias"][:11], found.biases)
     assert bias[11] == before["decoder.output_conv.bias"][11]
+
+
+def test_the_calibrated_network_does_as_told_on_a_grid_of_any_frames(
+    camvid: Path, model: LMANet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames of 70x90 pixels, which the network pads, and every third pixel of them."""
+    samples = [
+        replace(sample, image=sample.image[:70, :90].copy(), label=sample.label[:70, :90].copy())
+        for sample in load_camvid(camvid, "train")
+    ]
+    monkeypatch.setattr(calibration, "_MAX_PIXELS", 6 * 70 * 90 // 9)
+    calibrated, found = calibrate(model, samples)
+    counts = ConfusionMatrix(11)
+    with torch.inference_mode():
+        for sample in samples:
+            frame = torch.from_numpy(sample.image).permute(2, 0, 1)[None] / 255
+            logits = calibrated.segment_single(frame)[0, :11, :70, :90]
+            label_map = logits.argmax(dim=0).to(torch.uint8).numpy()
+            counts.update(sample.label[::3, ::3], label_map[::3, ::3])
+    is_labelled = ~found.after.isnan()
+    expected = torch.from_numpy(counts.iou()).float()
+    torch.testing.assert_close(found.after[is_labelled], expected[is_labelled], atol=1e-3, rtol=0)
+
+
+def test_the_calibrated_network_can_be_trained_on(camvid: Path, model: LMANet) -> None:
+    calibrated, _ = calibrate(model, load_camvid(camvid, "train")[:1])
+    bias = calibrated.decoder.get_parameter("output_conv.bias").requires_grad_()
+    calibrated.segment_single(torch.rand(1, 3, 32, 32)).sum().backward()
+    assert bias.grad is not None
 
 
 class Decoder(nn.Module):
@@ -70,5 +117,7 @@ class Decoder(nn.Module):
 def test_a_network_without_such_a_bias_is_refused(camvid: Path, has_bias: bool) -> None:
     network = adapt("mine", nn.Conv2d(3, 4, 8, stride=8), Decoder(has_bias=has_bias), stride=8)
     model = LMANet(LMANetConfig(CAMVID, 12), network)
-    with pytest.raises(InvalidInputError, match="network 'mine' has no bias"):
+    with pytest.raises(
+        InvalidInputError, match="network 'mine' does not end with a convolution whose bias"
+    ):
         calibrate(model, load_camvid(camvid, "train"))
