@@ -109,7 +109,8 @@ async def served_label_map(settings: Settings, image: Image) -> LabelMap | None:
 def test_segformer_trains_streams_and_serves(workplace: Path) -> None:
     run(FIRST_CHECKPOINT)
     command("train", "--epochs", "1", "--crop", "40x48", "--batch-size", "2")
-    assert "mIoU" in command("evaluate --checkpoint run/")
+    assert "bias" in command("calibrate")
+    assert "mIoU" in command("evaluate --checkpoint calibrated")
     streamed = run(STREAM)
     assert streamed["model"].config.has_memory
     assert streamed["logits"].shape == (1, 12, 90, 120)

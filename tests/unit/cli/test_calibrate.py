@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from segstream.cli import app
@@ -11,6 +12,7 @@ from segstream.models.checkpoint import save
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
     path = tmp_path / "net.safetensors"
     save(LMANet(LMANetConfig(CAMVID, 12, memory_length=2, window_size=3)), path)
     return path
