@@ -21,7 +21,7 @@ from torch import Tensor
 
 from segstream.attention import local_memory_attention, row_band
 from segstream.bench import attention_baselines as baselines
-from segstream.bench.attention import CASES, Case
+from segstream.bench.attention import CASES, Case, Inputs
 from segstream.bench.side_by_side import describe
 from segstream.checkpoints import DEFAULT
 from segstream.engine import Step
@@ -30,10 +30,11 @@ from segstream.engine.cuda_graphs import CudaGraphs
 from segstream.models import LMANet, load
 from segstream.models.memory import write_pages
 from segstream.models.precision import Precision, autocast, in_precision
-from segstream.pages import as_stored, empty_pages
+from segstream.pages import Pages, empty_pages
 
 _CALLS, _ROUNDS = 20, 15
 _MEMORY_LENGTH, _WINDOW_SIZE = 4, 21
+_RING = _MEMORY_LENGTH + 1  # pages of a session
 _SIZES = ((360, 480), (512, 1024))
 _BATCHES = (1, 4, 16)
 _PRECISIONS: tuple[Precision, ...] = ("float32", "float16")
@@ -60,24 +61,16 @@ def main() -> None:
 
 def _attention(case: Case, device: torch.device) -> dict[str, object]:
     """Milliseconds of each way, and the kernels' largest absolute errors."""
-    generator = torch.Generator(device).manual_seed(0)
-
-    def normal(count: int, channels: int) -> Tensor:
-        shape = (count, case.height, case.width, channels)
-        return torch.randn(shape, generator=generator, device=device).half()
-
-    query, keys = normal(1, case.key_channels), normal(case.memory_length, case.key_channels)
-    values = normal(case.memory_length, case.value_channels)
-    pages = as_stored(values).contiguous()
-    slots = torch.arange(case.memory_length, dtype=torch.int32, device=device)[None]
+    inputs = Inputs.of(case).to(device, torch.float16)
+    query, keys, pages, slots = inputs.query, inputs.keys, inputs.paged, inputs.slots
     p = case.window_size
-    exact = row_band.forward(query.double(), keys.double(), pages.double(), slots, p, None)
+    exact = inputs.exact(keys, pages)
     query32, keys32, pages32 = query.float(), keys.float(), pages.float()
 
     def flex() -> Callable[[], Tensor]:
         with device:  # its mask and margins are made where torch makes tensors by default
-            attend = baselines.compile_flex(query[0], keys, values, p)
-        return lambda: attend(query[0], keys, values, p)
+            attend = baselines.compile_flex(query[0], keys, inputs.values, p)
+        return lambda: attend(query[0], keys, inputs.values, p)
 
     kernels: dict[str, Callable[[], Tensor]] = {
         "kernel, float16": lambda: local_memory_attention(query, keys, pages, slots, p),
@@ -134,11 +127,8 @@ def _network(
     """A batch of frames on the device to label maps: each alone, and with its memory."""
     frames = torch.rand(batch, 3, *size, device=device)
     frames = frames.to(memory_format=model.spec.layout(device))
-    ring = _MEMORY_LENGTH + 1
-    dtype = getattr(torch, precision)
-    pages = empty_pages(model.page_geometry(*size), batch * ring, dtype=dtype, device=device)
-    pages.keys.normal_(), pages.values.normal_()
-    slots = torch.arange(batch * ring, dtype=torch.int32, device=device).view(batch, ring)
+    pages = _pages(model, precision, size, batch, device)
+    slots = torch.arange(batch * _RING, dtype=torch.int32, device=device).view(batch, _RING)
     read_slots, write_slots = slots[:, :-1].contiguous(), slots[:, -1].long()
 
     def single() -> Tensor:
@@ -158,18 +148,27 @@ def _steps(
     model: LMANet, precision: Precision, size: tuple[int, int], batch: int, device: torch.device
 ) -> Iterator[list[Step]]:
     """Batches of one frame of each of so many sessions, whose memories are full."""
-    ring = _MEMORY_LENGTH + 1
-    dtype = getattr(torch, precision)
-    pages = empty_pages(model.page_geometry(*size), batch * ring, dtype=dtype, device=device)
+    pages = _pages(model, precision, size, batch, device)
     images = np.random.default_rng(0).integers(0, 256, (batch, *size, 3), dtype=np.uint8)
     free = 0
     while True:
-        places = [(free + age) % ring for age in range(1, ring)]
+        places = [(free + age) % _RING for age in range(1, _RING)]
         yield [
-            Step("", image, pages, tuple(ring * row + place for place in places), ring * row + free)
-            for row, image in enumerate(images)
+            Step("", image, pages, tuple(first + place for place in places), first + free)
+            for first, image in zip(range(0, batch * _RING, _RING), images, strict=True)
         ]
-        free = (free + 1) % ring
+        free = (free + 1) % _RING
+
+
+def _pages(
+    model: LMANet, precision: Precision, size: tuple[int, int], batch: int, device: torch.device
+) -> Pages:
+    """Of so many sessions, each with a full memory and a page to write."""
+    geometry, dtype = model.page_geometry(*size), getattr(torch, precision)
+    pages = empty_pages(geometry, batch * _RING, dtype=dtype, device=device)
+    pages.keys.normal_()
+    pages.values.normal_()
+    return pages
 
 
 def _milliseconds(call: Callable[[], Tensor]) -> float:

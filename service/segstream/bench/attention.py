@@ -16,6 +16,7 @@ from segstream.attention import cpu, local_memory_attention, row_band
 from segstream.bench import attention_baselines as baselines
 from segstream.bench.side_by_side import Contender, describe, measure
 from segstream.errors import UnavailableError
+from segstream.pages import as_stored
 
 KERNEL = "this kernel"
 HALF_KERNEL = "this kernel, float16 pages"
@@ -162,7 +163,7 @@ def run(
 
 
 def _run_case(case: Case, effort: Effort, progress: Callable[[str], None]) -> CaseResult:
-    inputs = _Inputs.of(case)
+    inputs = Inputs.of(case)
     exact = inputs.exact(inputs.keys, inputs.paged)
     contenders = _fast_contenders(inputs, exact)
     slow, skipped = _slow_contenders(case, inputs, exact, effort, progress)
@@ -190,7 +191,7 @@ def _run_case(case: Case, effort: Effort, progress: Callable[[str], None]) -> Ca
 
 
 @dataclass(frozen=True, slots=True)
-class _Inputs:
+class Inputs:
     """Tensors of unit variance, with the values in the layout of the pages as well."""
 
     query: Tensor  # (1, h, w, Dk)
@@ -201,7 +202,7 @@ class _Inputs:
     window_size: int
 
     @classmethod
-    def of(cls, case: Case) -> "_Inputs":
+    def of(cls, case: Case) -> "Inputs":
         generator = torch.Generator().manual_seed(0)
 
         def normal(count: int, channels: int) -> Tensor:
@@ -216,10 +217,17 @@ class _Inputs:
             query=normal(1, case.key_channels),
             keys=normal(case.memory_length, case.key_channels),
             values=values,
-            paged=_paged(values),
+            paged=as_stored(values).contiguous(),
             slots=torch.arange(case.memory_length, dtype=torch.int32).view(1, -1),
             window_size=case.window_size,
         )
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Inputs":
+        """The same there, keys, values and query in this type."""
+        query, keys, values, paged = (
+            tensor.to(device, dtype) for tensor in (self.query, self.keys, self.values, self.paged)
+        )
+        return Inputs(query, keys, values, paged, self.slots.to(device), self.window_size)
 
     def exact(self, keys: Tensor, values: Tensor) -> Tensor:
         """The read-out of these pages in float64."""
@@ -227,7 +235,7 @@ class _Inputs:
         return row_band.forward(query, keys, values, self.slots, self.window_size, None)
 
 
-def _fast_contenders(inputs: _Inputs, exact: Tensor) -> dict[str, Contender]:
+def _fast_contenders(inputs: Inputs, exact: Tensor) -> dict[str, Contender]:
     query, keys, values = inputs.query, inputs.keys, inputs.paged
     slots, p = inputs.slots, inputs.window_size
     half_keys, half_values = keys.half(), values.half()
@@ -259,7 +267,7 @@ def _fast_contenders(inputs: _Inputs, exact: Tensor) -> dict[str, Contender]:
     }
 
 
-def _training_contenders(inputs: _Inputs) -> dict[str, Contender]:
+def _training_contenders(inputs: Inputs) -> dict[str, Contender]:
     leaves = [t.clone().requires_grad_() for t in (inputs.query, inputs.keys, inputs.paged)]
     query, keys, values = leaves
     slots, p = inputs.slots, inputs.window_size
@@ -281,7 +289,7 @@ def _training_contenders(inputs: _Inputs) -> dict[str, Contender]:
 
 def _slow_contenders(
     case: Case,
-    inputs: _Inputs,
+    inputs: Inputs,
     exact: Tensor,
     effort: Effort,
     progress: Callable[[str], None],
@@ -320,13 +328,6 @@ def _why_not(name: str, case: Case, values: Tensor, effort: Effort) -> str | Non
     if case.useful_flops > effort.max_slow_flops:
         return "too slow for a quick run"
     return None
-
-
-def _paged(values: Tensor) -> Tensor:
-    """Values in the layout of the pages."""
-    if values.shape[-1] <= 64:
-        return values
-    return values.view(*values.shape[:3], -1, 64).permute(0, 3, 1, 2, 4).contiguous()
 
 
 def _measurement(name: str, case: Case, contenders: dict[str, Contender]) -> Measurement:

@@ -22,6 +22,7 @@ from segstream.engine.onnx_executor import OnnxExecutor
 from segstream.errors import UnavailableError
 from segstream.media.images import Image
 from segstream.models import LMANet, NativeLMANet, OnnxLMANet, load
+from segstream.models.lmanet import in_layout
 from segstream.models.memory import write_pages
 from segstream.models.native.library import library
 from segstream.pages import Pages, empty_pages
@@ -119,7 +120,7 @@ def _ratio(slower: Contender, faster: Contender) -> float:
 def _contenders(height: int, width: int) -> tuple[float, dict[str, Contender]]:
     """The useful flops of a frame, and who computes it."""
     model = load(MODEL, memory_length=MEMORY_LENGTH, window_size=WINDOW_SIZE)
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    in_layout(model, torch.contiguous_format)
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     pages = empty_pages(model.page_geometry(height, width), MEMORY_LENGTH + 1)
     native = NativeLMANet(model)

@@ -10,9 +10,8 @@ from rich.table import Table
 from segstream.cli.data_sets import DATASET_HELP, Dataset, label_set_of, load_samples
 from segstream.cli.errors import one_line_errors
 from segstream.cli.networks import NetworkOption, networks_of
-from segstream.cli.output_files import check_writable
+from segstream.cli.output_files import check_checkpoint
 from segstream.cli.progress import counting
-from segstream.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,9 +47,7 @@ def calibrate(
     from segstream.training.samples import check_label_set
 
     with one_line_errors():
-        check_writable(output, "output")
-        if output.suffix != ".safetensors":
-            raise InvalidInputError(f"output {output} must end in .safetensors", field="output")
+        check_checkpoint(output, "output")
         model = load(checkpoint, networks=networks_of(network))
         label_set = label_set_of(dataset, model.config.label_set)
         check_label_set(model.config.label_set, label_set)

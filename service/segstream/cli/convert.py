@@ -12,7 +12,7 @@ from rich.table import Table
 
 from segstream.cli.errors import one_line_errors
 from segstream.cli.networks import NetworkOption, networks_of
-from segstream.cli.output_files import check_writable
+from segstream.cli.output_files import check_checkpoint
 from segstream.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def convert(
     memory, which is not used before segstream train --stage memory has trained it.
     """
     with one_line_errors():
-        check_writable(output, "output")
-        if output.suffix != ".safetensors":
-            raise InvalidInputError(f"output {output} must end in .safetensors", field="output")
+        check_checkpoint(output, "output")
         from segstream.models.checkpoint import import_file, save
 
         if not checkpoint.is_file():

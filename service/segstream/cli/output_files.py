@@ -13,6 +13,13 @@ def check_writable(path: Path, name: str) -> None:
     _check_parent(path, name)
 
 
+def check_checkpoint(path: Path, name: str) -> None:
+    """Raise InvalidInputError unless a checkpoint can be made at ``path``."""
+    check_writable(path, name)
+    if path.suffix != ".safetensors":
+        raise InvalidInputError(f"{name} {path} must end in .safetensors", field=name)
+
+
 def check_writable_folder(path: Path, name: str) -> None:
     """Raise InvalidInputError unless ``path`` is a folder, or can be made, in a writable one."""
     if path.exists() and not path.is_dir():

@@ -18,6 +18,7 @@ from segstream.errors import InvalidInputError
 from segstream.label_sets import IGNORE_INDEX
 from segstream.models import LMANet
 from segstream.training.batch import to_frames
+from segstream.training.metrics import ConfusionMatrix
 from segstream.training.samples import Sample
 
 _MAX_PIXELS = 1_500_000
@@ -103,12 +104,10 @@ def _grid_step(num_pixels: int, num_samples: int) -> int:
 
 def _iou(logits: Tensor, labels: Tensor) -> Tensor:
     """By class; NaN for one that no pixel is labelled with."""
-    num_classes = logits.shape[1]
-    pairs = labels * num_classes + logits.argmax(dim=1)
-    counts = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
-    labelled = counts.sum(dim=1)
-    iou = counts.diag() / (counts.sum(dim=0) + labelled - counts.diag())
-    return torch.where(labelled > 0, iou, torch.nan)
+    matrix = ConfusionMatrix(logits.shape[1])
+    matrix.update(labels.to(torch.uint8).numpy(), logits.argmax(dim=1).to(torch.uint8).numpy())
+    is_labelled = matrix.counts.sum(axis=1) > 0
+    return torch.from_numpy(np.where(is_labelled, matrix.iou(), np.nan)).float()
 
 
 def _output_bias(model: LMANet) -> Tensor:

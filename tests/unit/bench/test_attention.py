@@ -106,7 +106,7 @@ def test_inputs_are_of_unit_variance(key_channels: int, default: torch.dtype) ->
     before = torch.get_default_dtype()
     torch.set_default_dtype(default)
     try:
-        inputs = attention._Inputs.of(Case(30, 30, key_channels, 128, 2))
+        inputs = attention.Inputs.of(Case(30, 30, key_channels, 128, 2))
     finally:
         torch.set_default_dtype(before)
     for tensor in (inputs.query, inputs.keys, inputs.values, inputs.paged):

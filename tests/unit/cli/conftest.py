@@ -4,8 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from segstream.label_sets import CAMVID
 from segstream.media.video import VideoWriter
+from segstream.models import LMANet, LMANetConfig
+from segstream.models.checkpoint import save
 from tests.unit.client.fake_service import FakeService, serving_in_thread
 from tests.unit.training.conftest import camvid as camvid
 
@@ -21,6 +25,15 @@ def clip(tmp_path: Path) -> Path:
     with VideoWriter(path, WIDTH, HEIGHT, Fraction(6)) as video:
         for index in range(NUM_FRAMES):
             video.write(np.repeat(bars * 2 + np.uint8(10 * index), 3, axis=2))
+    return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """An untrained network for CamVid."""
+    torch.manual_seed(0)
+    path = tmp_path / "net.safetensors"
+    save(LMANet(LMANetConfig(CAMVID, 12, memory_length=2, window_size=3)), path)
     return path
 
 

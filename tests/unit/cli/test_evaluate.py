@@ -7,17 +7,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from segstream.cli import app
-from segstream.label_sets import CAMVID
-from segstream.models import LMANet, LMANetConfig
-from segstream.models.checkpoint import save
+from tests.support.command import told
 from tests.support.models import write_street_checkpoint
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    path = tmp_path / "net.safetensors"
-    save(LMANet(LMANetConfig(CAMVID, 12, memory_length=2, window_size=3)), path)
-    return path
 
 
 def evaluate(root: Path, checkpoint: Path, *arguments: str | Path) -> Result:
@@ -102,13 +93,6 @@ def test_json_is_all_there_is_on_stdout(camvid: Path, checkpoint: Path) -> None:
     result = evaluate(camvid, checkpoint, "--json", "-")
     assert json.loads(result.stdout)["frames"] == 6
     assert "Evaluating" in result.stderr
-
-
-def told(result: Result) -> str:
-    """The one line that says what is wrong."""
-    assert (result.exit_code, result.stdout) == (1, "")
-    (line,) = result.stderr.splitlines()
-    return line.removeprefix("Error: ")
 
 
 def test_an_unknown_class_is_one_line(camvid: Path, checkpoint: Path) -> None:
